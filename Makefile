@@ -1,0 +1,51 @@
+# One target per thing a person does here; `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+PYTEST := $(PY) -m pytest
+MYPY_PATHS := operator/gpulease tests/rig
+
+.PHONY: help setup verify lint types imports test test-fast test-unit test-property test-contract test-envtest test-e2e demo demo-down bench proto rig-build rig-up rig-down clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
+
+setup: .venv/.ready ## make .venv with every locked dependency; .venv/bin/gpulease is the CLI
+
+.venv/.ready: requirements.lock pyproject.toml tools/setup.sh
+	@bash tools/setup.sh
+	@touch $@
+
+verify: setup lint types imports ## ruff, mypy --strict and the import contracts
+
+lint: setup ## ruff check and format check
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: setup ## mypy --strict
+	$(PY) -m mypy $(MYPY_PATHS)
+
+imports: setup ## import-linter: which room may import which
+	.venv/bin/lint-imports
+
+test: setup ## everything: verify, then every tier, rig included
+	@bash tools/test.sh
+
+test-fast: setup ## unit, property and contract tiers only
+	$(PYTEST) tests/unit tests/property tests/contract -q
+
+test-unit: setup ## unit tier
+	$(PYTEST) tests/unit -q
+
+test-property: setup ## property tier
+	$(PYTEST) tests/property -q
+
+test-contract: setup ## contract tier: devnet, gateway and clients against recorded answers
+	$(PYTEST) tests/contract -q
+
+test-envtest: setup ## tests against a real API server
+	$(PYTEST) tests/envtest -q
+
+test-e2e: setup ## tests on the rig (needs root)
+	$(PYTEST) tests/e2e -q
