@@ -1,0 +1,171 @@
+"""What the provider knows of one lease it won, and what it may do about it.
+
+The chain decides whether a lease lives; the cluster shows how far its workload has come; the manifest comes from the
+tenant through the gateway. Each part may be unknown (``None``) at any time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from gpulease.ids import LeaseId
+from gpulease.market.model import Deployment, Lease
+from gpulease.planning import Condition, Seen
+
+
+class HostedState(Enum):
+    """``status.state`` of a HostedLease."""
+
+    AWAITING_MANIFEST = "AwaitingManifest"
+    DEPLOYING = "Deploying"
+    RUNNING = "Running"
+    DEGRADED = "Degraded"
+    CLOSING = "Closing"
+    CLOSED = "Closed"
+
+
+@dataclass(frozen=True, slots=True)
+class HostedView:
+    """The HostedLease object as last read. ``closed_seen_height`` is the first positive closed answer of the chain."""
+
+    name: str
+    uid: str
+    generation: int
+    status: dict[str, Any]
+    closed_seen_height: int | None = None
+    closed_at_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestView:
+    """What the gateway stored: ``problem`` is set when it cannot be deployed as it stands."""
+
+    hash: bytes
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadView:
+    """The lease's namespace and what runs in it. ``verdict`` is None while nothing is deployed."""
+
+    namespace_exists: bool
+    namespace_uid: str | None = None
+    namespace_terminating: bool = False
+    verdict: str | None = None
+    reason: str = ""
+    message: str = ""
+    device_uuids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MoneyView:
+    """Projected escrow of the lease's payment at the observed height, in ``uact``."""
+
+    owed_uact: int
+    withdrawn_uact: int
+    run_out_height: int | None
+    withdraw_now: bool
+    withdraw_key: str
+    next_check_height: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    manifest_timeout_s: float = 300.0
+    retention_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedLease:
+    """Everything :func:`gpulease.lease.plan.decide` looks at; ``None`` means unknown, not absent."""
+
+    id: LeaseId
+    now_ns: int
+    height: int
+    block_time_ns: int
+    lease: Seen[Lease | None] | None
+    deployment: Seen[Deployment | None] | None
+    hosted_known: bool
+    hosted: HostedView | None
+    manifest_known: bool
+    manifest: ManifestView | None
+    workload: WorkloadView | None
+    objects_differ: bool
+    money: MoneyView | None = None
+    gpu_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateHosted:
+    """Write the HostedLease object; idempotent by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyWorkload:
+    """Apply the lease's objects; precondition: the manifest's hash equals the chain's."""
+
+    manifest_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Settle and withdraw; ``key`` is the outbox's idempotency key."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseBid:
+    """Give the lease up on chain, with the chain's reason code."""
+
+    reason: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class RememberClosed:
+    """Note the first positive closed answer, so that the second one may destroy."""
+
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteNamespace:
+    """Destroy the workload; precondition: the namespace still has this uid."""
+
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseCapacity:
+    """Give the reservation back."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetHosted:
+    """Delete the HostedLease of a lease closed long ago."""
+
+
+Action = (
+    CreateHosted
+    | ApplyWorkload
+    | Withdraw
+    | CloseBid
+    | RememberClosed
+    | DeleteNamespace
+    | ReleaseCapacity
+    | ForgetHosted
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``state`` None means: leave the status as it is."""
+
+    actions: tuple[Action, ...] = ()
+    state: HostedState | None = None
+    conditions: tuple[Condition, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+    requeue_after_s: float | None = None

@@ -1,0 +1,53 @@
+"""Money facts of a GPULease's status, in words a tenant can act on.
+
+Figures that move every block are not written at every block: they go to metrics; the status carries what stays true
+(price, run-out height) and is refreshed with the next transition.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpulease.market.model import Deployment
+from gpulease.planning import NS_PER_S, Condition
+from gpulease.tenancy.states import FundsView, ObservedTenant
+from gpulease.units import SECONDS_PER_HOUR, Dec, uact_to_usd
+
+
+def usd_per_hour(uact_per_block: Dec, block_time_ns: int) -> str:
+    """A price per block as USD per hour, rounded down to 6 places."""
+    per_hour = uact_per_block.raw * SECONDS_PER_HOUR * NS_PER_S // max(block_time_ns, 1)
+    return uact_to_usd(Dec(per_hour).truncate())
+
+
+def price_facts(uact_per_block: Dec, block_time_ns: int) -> dict[str, Any]:
+    return {"priceUactPerBlock": str(uact_per_block), "usdPerHour": usd_per_hour(uact_per_block, block_time_ns)}
+
+
+def describe_funds(funds: FundsView, *, height: int, block_time_ns: int, budget_uact: int) -> Condition:
+    """The ``Funded`` condition. Its text names no moving figure."""
+    if funds.run_out_height is None:
+        return Condition.true("Funded", "NothingAccrues", "No payment is accruing.")
+    if funds.run_out_height <= height:
+        return Condition.false("Funded", "RunOut", f"The funds ran out at height {funds.run_out_height}.")
+    if funds.deposited_uact >= budget_uact:
+        words = (
+            f"The budget of {uact_to_usd(budget_uact)} USD is fully deposited; the lease ends at height "
+            f"{funds.run_out_height}. Raise spec.budgetUsd to keep it."
+        )
+        return Condition.true("Funded", "BudgetReached", words)
+    hours = (funds.run_out_height - height) * block_time_ns / NS_PER_S / SECONDS_PER_HOUR
+    if hours < 0:
+        return Condition.false("Funded", "RunOut", "The funds ran out.")
+    return Condition.true("Funded", "TopUpsWithinBudget", "Funds are topped up before they end, within spec.budgetUsd.")
+
+
+def spent_facts(seen: ObservedTenant, deployment: Deployment) -> dict[str, Any]:
+    """What the deployment has cost so far, from the chain's own account."""
+    paid = sum(coin.amount.truncate() for coin in deployment.escrow.transferred if coin.denom == "uact")
+    left = sum(max(coin.amount.truncate(), 0) for coin in deployment.escrow.funds if coin.denom == "uact")
+    return {
+        "spentUact": paid,
+        "fundsUact": left,
+        "budgetLeftUact": max(seen.wanted.budget_uact - paid, 0),
+    }
