@@ -49,3 +49,7 @@ test-envtest: setup ## tests against a real API server
 
 test-e2e: setup ## tests on the rig (needs root)
 	$(PYTEST) tests/e2e -q
+
+proto: setup ## write proto/akash from the wire facts and generate operator/gpulease/pb
+	$(PY) tools/gen_proto.py
+	$(PY) tools/gen_pb.py
