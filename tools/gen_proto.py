@@ -68,7 +68,7 @@ def render(path: str, content: dict[str, Any], where: dict[str, str]) -> str:
             node = node.setdefault(part, {"children": {}, "body": None})["children"]
         _at(tree, full.removeprefix(package + ".").split("."))["body"] = body
     for name, node in tree.items():
-        lines += block(name, node, 0) + [""]
+        lines += [*block(name, node, 0), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -1,0 +1,267 @@
+"""The chain itself: a mempool, blocks, and queries over the state they lead to.
+
+``Devnet`` owns no clock and no thread: :meth:`apply_block` and :meth:`advance` move it, the servers or a simulator
+decide when.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpulease.devnet import addresses, ante, auth, bank, errors, genesis, queries, router
+from gpulease.devnet.context import Context, Event
+from gpulease.devnet.state import State
+from gpulease.units import NS_PER_S, Coin, Dec
+
+MIN_GAS_PRICE = Dec.of("0.0025")
+MAX_MEMPOOL_TXS = 5000
+ALREADY_IN_CACHE = 19
+_GAS_BASE, _GAS_PER_BYTE, _GAS_PER_EVENT = 40_000, 10, 1_500
+
+
+@dataclass(frozen=True, slots=True)
+class TxResult:
+    """What a transaction led to; gas figures are an estimate, the only part that is not the real chain's."""
+
+    code: int
+    codespace: str
+    log: str
+    data: bytes
+    gas_wanted: int
+    gas_used: int
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    height: int
+    time_ns: int
+    txs: tuple[tuple[bytes, TxResult], ...]
+    end_events: tuple[Event, ...]
+
+
+def tx_hash(raw: bytes) -> bytes:
+    return hashlib.sha256(raw).digest()
+
+
+class Devnet:
+    """One chain in memory. Blocks older than ``keep_blocks`` are pruned; state is kept at the tip only."""
+
+    def __init__(self, *, chain_id: str, params: dict[str, dict[str, Any]], keep_blocks: int = 100_000) -> None:
+        self.chain_id = chain_id
+        self.height = 0
+        self.time_ns = 0
+        self.params = params
+        self.state = State()
+        self.keep_blocks = keep_blocks
+        self.mempool: OrderedDict[bytes, bytes] = OrderedDict()
+        self._blocks: dict[int, BlockResult] = {}
+        self._empty_times: dict[int, int] = {}
+        self._txs: dict[bytes, tuple[int, int]] = {}
+
+    @classmethod
+    def from_genesis(cls, raw: Mapping[str, Any], *, keep_blocks: int = 100_000) -> Devnet:
+        """From the genesis document's form in the recordings."""
+        chain = cls(chain_id=str(raw["chain_id"]), params=genesis.params(raw), keep_blocks=keep_blocks)
+        chain.time_ns = genesis.time_ns(str(raw["genesis_time"]))
+        chain.height = int(raw.get("initial_height", 1)) - 1
+        genesis.load(chain.context(), raw)
+        return chain
+
+    def context(self, *, height: int | None = None, time_ns: int | None = None) -> Context:
+        return Context(
+            self.state,
+            self.chain_id,
+            self.height if height is None else height,
+            self.time_ns if time_ns is None else time_ns,
+            self.params,
+        )
+
+    # --- transactions ------------------------------------------------------------------------------------------
+
+    def check_tx(self, raw: bytes) -> TxResult:
+        """CheckTx against the tip's state; effects of waiting transactions of the same signer are counted in."""
+        self.state.begin()
+        try:
+            ctx = self.context()
+            for waiting in self.mempool.values():
+                self._replay_ante(ctx, waiting)
+            return self._run(ctx, raw, checking=True, deliver=False)
+        finally:
+            self.state.rollback()
+            self.state.end()
+
+    def _replay_ante(self, ctx: Context, raw: bytes) -> None:
+        mark = self.state.mark()
+        try:
+            ante.run(ctx, ante.decode(raw), checking=False, min_gas_price=Dec(), simulate=True)
+        except errors.ModuleError:
+            self.state.rollback(mark)
+
+    def add_to_mempool(self, raw: bytes) -> TxResult:
+        """CheckTx and, when it passes, wait for the next block. The same bytes again: code 19 of ``sdk``."""
+        key = tx_hash(raw)
+        if key in self.mempool or key in self._txs:
+            return TxResult(ALREADY_IN_CACHE, "sdk", "tx already in mempool", b"", 0, 0, ())
+        if len(self.mempool) >= MAX_MEMPOOL_TXS:
+            return TxResult(20, "sdk", "mempool is full", b"", 0, 0, ())
+        result = self.check_tx(raw)
+        if result.code == 0:
+            self.mempool[key] = raw
+        return result
+
+    def simulate(self, raw: bytes) -> TxResult:
+        self.state.begin()
+        try:
+            return self._run(self.context(), raw, checking=True, deliver=True, simulate=True)
+        finally:
+            self.state.rollback()
+            self.state.end()
+
+    def _run(self, ctx: Context, raw: bytes, *, checking: bool, deliver: bool, simulate: bool = False) -> TxResult:
+        wanted = 0
+        kept: list[Event] = []
+        try:
+            tx = ante.decode(raw)
+            wanted = tx.gas_wanted
+            ante.run(ctx, tx, checking=checking, min_gas_price=MIN_GAS_PRICE, simulate=simulate)
+        except errors.ModuleError as error:
+            return TxResult(error.code, error.codespace, error.text, b"", wanted, 0, ())
+        kept = list(ctx.events)
+        if not deliver:
+            return TxResult(0, "", "", b"", wanted, self._gas(raw, kept), tuple(kept))
+        mark = self.state.mark()
+        try:
+            router.run_all(ctx, tx.messages)
+        except errors.ModuleError as error:
+            self.state.rollback(mark)
+            return TxResult(error.code, error.codespace, error.text, b"", wanted, self._gas(raw, kept), tuple(kept))
+        except errors.Panic as error:
+            self.state.rollback(mark)
+            text = f"recovered: {error}"
+            return TxResult(111222, "undefined", text, b"", wanted, self._gas(raw, kept), tuple(kept))
+        data = queries.tx_data(tx.messages)
+        return TxResult(0, "", "", data, wanted, self._gas(raw, ctx.events), tuple(ctx.events))
+
+    @staticmethod
+    def _gas(raw: bytes, events: Sequence[Event]) -> int:
+        return _GAS_BASE + _GAS_PER_BYTE * len(raw) + _GAS_PER_EVENT * len(events)
+
+    # --- blocks ------------------------------------------------------------------------------------------------
+
+    def apply_block(
+        self, txs: Sequence[bytes], *, time_ns: int, out_of_gas: frozenset[bytes] = frozenset()
+    ) -> BlockResult:
+        """Execute one block at the next height; the chain's tip moves to it.
+
+        ``out_of_gas`` holds hashes of transactions that a recording says ran out of gas, which this machine cannot
+        find out by itself: their messages are not run.
+        """
+        height = self.height + 1
+        auth.prune_nonces(self.context(height=height, time_ns=time_ns))
+        results: list[tuple[bytes, TxResult]] = []
+        for index, raw in enumerate(txs):
+            ctx = self.context(height=height, time_ns=time_ns)
+            self.state.begin()
+            result = self._run(ctx, raw, checking=False, deliver=tx_hash(raw) not in out_of_gas)
+            if result.code != 0 and not result.events:
+                self.state.rollback()
+            self.state.end()
+            results.append((raw, result))
+            key = tx_hash(raw)
+            self._txs[key] = (height, index)
+            self.mempool.pop(key, None)
+        block = BlockResult(height, time_ns, tuple(results), ())
+        self.height, self.time_ns = height, time_ns
+        self._blocks[height] = block
+        self._prune()
+        self._drop_expired()
+        return block
+
+    def advance(self, blocks: int = 1, *, block_time_ns: int = NS_PER_S) -> None:
+        """Step mode: make blocks from the mempool at a fixed pace of the virtual clock."""
+        for _ in range(blocks):
+            self.apply_block(list(self.mempool.values()), time_ns=self.time_ns + block_time_ns)
+
+    def _prune(self) -> None:
+        old = self._blocks.pop(self.height - self.keep_blocks, None)
+        if old is not None:
+            for raw, _ in old.txs:
+                self._txs.pop(tx_hash(raw), None)
+
+    def _drop_expired(self) -> None:
+        """Recheck: a waiting transaction whose time is over leaves the mempool."""
+        for key, raw in list(self.mempool.items()):
+            try:
+                tx = ante.decode(raw)
+            except errors.ModuleError:
+                del self.mempool[key]
+                continue
+            if tx.body.HasField("timeout_timestamp") and ante.timeout_ns(tx) < self.time_ns:
+                del self.mempool[key]
+
+    @property
+    def earliest_height(self) -> int:
+        return max(self.height - self.keep_blocks + 1, min(self._blocks, default=1))
+
+    def block(self, height: int) -> BlockResult | None:
+        return self._blocks.get(height)
+
+    def tx(self, hash_: bytes) -> tuple[BlockResult, int] | None:
+        """The block and index of an included transaction."""
+        place = self._txs.get(hash_)
+        if place is None or place[0] not in self._blocks:
+            return None
+        return self._blocks[place[0]], place[1]
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def query(self, method: str, request: bytes, *, height: int | None = None) -> bytes:
+        """One gRPC query at the tip; ``QueryError`` otherwise. Older state is pruned."""
+        if height not in (None, 0, self.height):
+            raise errors.QueryError(
+                errors.INVALID_ARGUMENT, f"failed to load state at height {height}; only the tip is kept"
+            )
+        return queries.run(self.context(), method, request)
+
+    def balance(self, address: str, denom: str) -> int:
+        return bank.balance(self.context(), address, denom)
+
+    def faucet(self, address: str, coins: Sequence[Coin]) -> None:
+        """Credit coins out of nothing: test chains only."""
+        ctx = self.context()
+        if auth.get(ctx, address) is None:
+            auth.create(ctx, address)
+        for coin in coins:
+            bank.credit(ctx, address, coin)
+
+    def module_balance(self, module: str) -> list[Coin]:
+        return bank.balances(self.context(), addresses.module(module))
+
+    def snapshot(self) -> bytes:
+        """Everything, as bytes that :meth:`restore` reads back."""
+        return pickle.dumps(
+            (
+                self.chain_id,
+                self.height,
+                self.time_ns,
+                self.params,
+                self.state.dump(),
+                list(self.mempool.items()),
+                self._blocks,
+                self._txs,
+            )
+        )
+
+    def restore(self, blob: bytes) -> None:
+        """From :meth:`snapshot`'s bytes, which must come from a trusted place: they are unpickled."""
+        (chain_id, self.height, self.time_ns, self.params, dump, waiting, blocks, txs) = pickle.loads(blob)
+        self.chain_id = chain_id
+        self.state.load(dump)
+        self.mempool = OrderedDict(waiting)
+        self._blocks, self._txs = blocks, txs

@@ -1,0 +1,65 @@
+"""How the chain says no: a codespace, a code and a text (module errors of the recorded chain)."""
+
+from __future__ import annotations
+
+from gpulease.errors import GpuleaseError
+
+
+class ModuleError(GpuleaseError):
+    """A transaction's failure; ``undefined`` is the codespace of errors that no module registered."""
+
+    def __init__(self, codespace: str, code: int, text: str) -> None:
+        super().__init__(text)
+        self.codespace = codespace
+        self.code = code
+        self.text = text
+
+    def wrap(self, prefix: str) -> ModuleError:
+        return ModuleError(self.codespace, self.code, f"{prefix}: {self.text}")
+
+
+class Panic(GpuleaseError):
+    """A Go panic inside a message: sdk code 111222 of no codespace, the text after ``recovered:``."""
+
+
+class QueryError(GpuleaseError):
+    """A gRPC query's refusal; ``code`` is the gRPC status number."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+NOT_FOUND = 5
+INVALID_ARGUMENT = 3
+UNIMPLEMENTED = 12
+INTERNAL = 13
+
+
+def undefined(text: str) -> ModuleError:
+    return ModuleError("undefined", 1, text)
+
+
+def sdk(code: int, text: str) -> ModuleError:
+    return ModuleError("sdk", code, text)
+
+
+def market(code: int, text: str) -> ModuleError:
+    return ModuleError("market", code, text)
+
+
+def deployment(code: int, text: str) -> ModuleError:
+    return ModuleError("deployment", code, text)
+
+
+def escrow(code: int, text: str) -> ModuleError:
+    return ModuleError("escrow", code, text)
+
+
+def provider(code: int, text: str) -> ModuleError:
+    return ModuleError("provider", code, text)
+
+
+def cert(code: int, text: str) -> ModuleError:
+    return ModuleError("cert", code, text)

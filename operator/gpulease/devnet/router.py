@@ -1,0 +1,84 @@
+"""Which handler runs which message, and the events around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.message import Message
+
+from gpulease.devnet import ante, authz, bank, certs, deployment, errors, escrow, feegrant, market, providers
+from gpulease.devnet.context import Context
+from gpulease.units import Coin
+
+Handler = Callable[[Context, Any], None]
+
+
+def _send(ctx: Context, msg: Any) -> None:
+    coins = [Coin(c.denom, int(c.amount)) for c in msg.amount]
+    if any(coin.amount <= 0 for coin in coins) or not coins:
+        raise errors.sdk(10, f"{bank.text(coins)}: invalid coins")
+    bank.msg_send(ctx, msg.from_address, msg.to_address, coins)
+
+
+def _exec(ctx: Context, msg: Any) -> None:
+    authz.msg_exec(ctx, msg, signer_of=ante.signer_of, run=run)
+
+
+HANDLERS: dict[str, Handler] = {
+    "cosmos.bank.v1beta1.MsgSend": _send,
+    "cosmos.authz.v1beta1.MsgGrant": authz.msg_grant,
+    "cosmos.authz.v1beta1.MsgRevoke": authz.msg_revoke,
+    "cosmos.authz.v1beta1.MsgExec": _exec,
+    "cosmos.feegrant.v1beta1.MsgGrantAllowance": feegrant.msg_grant,
+    "cosmos.feegrant.v1beta1.MsgRevokeAllowance": feegrant.msg_revoke,
+    "akash.deployment.v1beta4.MsgCreateDeployment": deployment.msg_create,
+    "akash.deployment.v1beta4.MsgUpdateDeployment": deployment.msg_update,
+    "akash.deployment.v1beta4.MsgCloseDeployment": deployment.msg_close,
+    "akash.deployment.v1beta4.MsgCloseGroup": deployment.msg_close_group,
+    "akash.deployment.v1beta4.MsgPauseGroup": deployment.msg_pause_group,
+    "akash.deployment.v1beta4.MsgStartGroup": deployment.msg_start_group,
+    "akash.market.v1beta5.MsgCreateBid": market.msg_create_bid,
+    "akash.market.v1beta5.MsgCloseBid": market.msg_close_bid,
+    "akash.market.v1beta5.MsgCreateLease": market.msg_create_lease,
+    "akash.market.v1beta5.MsgCloseLease": market.msg_close_lease,
+    "akash.market.v1beta5.MsgWithdrawLease": market.msg_withdraw,
+    "akash.market.v1beta5.MsgLeaseStartReclaim": market.msg_start_reclaim,
+    "akash.escrow.v1.MsgAccountDeposit": escrow.msg_account_deposit,
+    "akash.provider.v1beta4.MsgCreateProvider": providers.msg_create,
+    "akash.provider.v1beta4.MsgUpdateProvider": providers.msg_update,
+    "akash.provider.v1beta4.MsgDeleteProvider": providers.msg_delete,
+    "akash.audit.v1.MsgSignProviderAttributes": providers.msg_sign,
+    "akash.audit.v1.MsgDeleteProviderAttributes": providers.msg_unsign,
+    "akash.cert.v1.MsgCreateCertificate": certs.msg_create,
+    "akash.cert.v1.MsgRevokeCertificate": certs.msg_revoke,
+}
+
+
+def module_of(name: str) -> str:
+    """The module attribute of the message event: the second part of the type's name."""
+    return name.split(".")[1]
+
+
+def run(ctx: Context, message: Message) -> None:
+    """One message, without the surrounding message event."""
+    handler = HANDLERS.get(message.DESCRIPTOR.full_name)
+    if handler is None:
+        raise errors.sdk(6, f"no message handler found for /{message.DESCRIPTOR.full_name}: unknown request")
+    handler(ctx, message)
+
+
+def run_all(ctx: Context, messages: tuple[Message, ...]) -> None:
+    """All messages of a transaction, events tagged with ``msg_index``; the first failure is the transaction's."""
+    for index, message in enumerate(messages):
+        name = message.DESCRIPTOR.full_name
+        start = len(ctx.events)
+        ctx.emit(
+            "message",
+            (("action", f"/{name}"), ("sender", ante.signer_of(message)), ("module", module_of(name))),
+        )
+        try:
+            run(ctx, message)
+        except errors.ModuleError as error:
+            raise error.wrap(f"failed to execute message; message index: {index}") from error
+        ctx.events[start:] = [e.with_attribute("msg_index", str(index)) for e in ctx.events[start:]]

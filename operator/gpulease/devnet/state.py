@@ -1,0 +1,89 @@
+"""The state machine's memory: ordered tables with undo.
+
+A transaction's messages are atomic, and an ante handler's effects survive a failing message, so writes are journaled
+and undone to a mark. Values are protobuf messages or plain immutable values; a stored message is never changed in
+place, always replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sortedcontainers import SortedDict
+
+_ABSENT = object()
+
+
+class State:
+    """Tables by name; keys of one table are of one comparable type."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, SortedDict] = {}
+        self._journal: list[tuple[str, Any, Any]] | None = None
+
+    def table(self, name: str) -> SortedDict:
+        table = self._tables.get(name)
+        if table is None:
+            table = self._tables[name] = SortedDict()
+        return table
+
+    def get(self, name: str, key: Any) -> Any:
+        return self.table(name).get(key)
+
+    def put(self, name: str, key: Any, value: Any) -> None:
+        table = self.table(name)
+        if self._journal is not None:
+            self._journal.append((name, key, table.get(key, _ABSENT)))
+        table[key] = value
+
+    def delete(self, name: str, key: Any) -> None:
+        table = self.table(name)
+        if key in table:
+            if self._journal is not None:
+                self._journal.append((name, key, table[key]))
+            del table[key]
+
+    def values(self, name: str) -> Iterator[Any]:
+        return iter(list(self.table(name).values()))
+
+    def prefixed(self, name: str, prefix: str) -> Iterator[tuple[str, Any]]:
+        """Items whose text key starts with ``prefix``, in byte order."""
+        table = self.table(name)
+        for key in list(table.irange(prefix, prefix + "\U0010ffff")):
+            yield key, table[key]
+
+    def ranged(self, name: str, low: Any, high: Any) -> list[Any]:
+        """Values with ``low <= key < high``, in key order."""
+        table = self.table(name)
+        return [table[key] for key in table.irange(low, high, (True, False))]
+
+    def begin(self) -> None:
+        """Start journaling; pair with :meth:`mark` and :meth:`rollback` or :meth:`end`."""
+        self._journal = []
+
+    def mark(self) -> int:
+        return len(self._journal or ())
+
+    def rollback(self, mark: int = 0) -> None:
+        """Undo every write made since ``mark``."""
+        journal = self._journal
+        if journal is None:
+            return
+        while len(journal) > mark:
+            name, key, old = journal.pop()
+            if old is _ABSENT:
+                self._tables[name].pop(key, None)
+            else:
+                self._tables[name][key] = old
+
+    def end(self) -> None:
+        self._journal = None
+
+    def dump(self) -> dict[str, list[tuple[Any, Any]]]:
+        """Every table's items, for snapshots."""
+        return {name: list(table.items()) for name, table in self._tables.items()}
+
+    def load(self, dump: dict[str, list[tuple[Any, Any]]]) -> None:
+        self._tables = {name: SortedDict(items) for name, items in dump.items()}
+        self._journal = None
