@@ -14,10 +14,11 @@ from pathlib import Path
 
 import cosmpy.protos  # noqa: F401  (puts cosmos.* on the path)
 import grpc_tools
-from cosmos.base.query.v1beta1 import pagination_pb2
-from cosmos.base.v1beta1 import coin_pb2
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
+
+from cosmos.base.query.v1beta1 import pagination_pb2
+from cosmos.base.v1beta1 import coin_pb2
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "operator/gpulease/pb"

@@ -5,7 +5,12 @@ Each verb imports its room when it runs, so that the agent does not load the ope
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import typer
+
+_GROUPS = {"devnet": ("gpulease.devnet.cli", "The embedded chain, for trials and tests.")}
 
 app = typer.Typer(
     name="gpulease",
@@ -23,17 +28,20 @@ def version() -> None:
     typer.echo(__version__)
 
 
-@app.command()
-def operator() -> None:
-    """Run the operator (settings: GPULEASE_* environment variables)."""
-    from gpulease.runtime.app import main as run_operator
-
-    raise typer.Exit(run_operator())
-
-
 def main() -> None:
     """Entry point of the console script."""
+    _add_groups(sys.argv[1:])
     app()
+
+
+def _add_groups(arguments: list[str]) -> None:
+    """Register verb groups: only the room that is asked for is imported."""
+    wanted = next((word for word in arguments if not word.startswith("-")), None)
+    for name, (module, words) in _GROUPS.items():
+        if wanted == name:
+            app.add_typer(importlib.import_module(module).app, name=name, help=words)
+        else:
+            app.add_typer(typer.Typer(), name=name, help=words)
 
 
 if __name__ == "__main__":

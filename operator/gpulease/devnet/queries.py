@@ -47,6 +47,7 @@ from cosmos.base.abci.v1beta1 import abci_pb2
 from cosmos.base.v1beta1 import coin_pb2
 from cosmos.crypto.secp256k1 import keys_pb2
 from cosmos.feegrant.v1beta1 import query_pb2 as feegrant_query
+from cosmos.params.v1beta1 import query_pb2 as params_query
 
 T = TypeVar("T")
 DEFAULT_LIMIT = 100
@@ -327,6 +328,16 @@ def auth_params(ctx: Context, req: Any) -> Any:
     return auth_query.QueryParamsResponse(params=auth_pb2.Params(**{k: int(v) for k, v in raw.items()}))
 
 
+def subspace_params(ctx: Context, req: Any) -> Any:
+    """x/params, which cosmpy asks for the block gas limit: unlimited."""
+    if (req.subspace, req.key) != ("baseapp", "BlockParams"):
+        raise errors.QueryError(errors.NOT_FOUND, f"subspace {req.subspace}: not found")
+    answer = params_query.QueryParamsResponse()
+    answer.param.subspace, answer.param.key = req.subspace, req.key
+    answer.param.value = '{"max_bytes":"22020096","max_gas":"-1"}'
+    return answer
+
+
 def grants(ctx: Context, req: Any) -> Any:
     found = [
         (key, grant)
@@ -408,6 +419,7 @@ METHODS: dict[str, Method] = {
     "/cosmos.bank.v1beta1.Query/TotalSupply": (bank_query.QueryTotalSupplyRequest, total_supply),
     "/cosmos.auth.v1beta1.Query/Account": (auth_query.QueryAccountRequest, account),
     "/cosmos.auth.v1beta1.Query/Params": (auth_query.QueryParamsRequest, auth_params),
+    "/cosmos.params.v1beta1.Query/Params": (params_query.QueryParamsRequest, subspace_params),
     "/cosmos.authz.v1beta1.Query/Grants": (authz_query.QueryGrantsRequest, grants),
     "/cosmos.authz.v1beta1.Query/GranterGrants": (authz_query.QueryGranterGrantsRequest, _grants_by(0)),
     "/cosmos.authz.v1beta1.Query/GranteeGrants": (authz_query.QueryGranteeGrantsRequest, _grants_by(1)),

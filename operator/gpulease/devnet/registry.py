@@ -22,6 +22,7 @@ _KNOWN = (
     "cosmos.crypto.secp256k1.keys_pb2",
     "cosmos.feegrant.v1beta1.query_pb2",
     "cosmos.feegrant.v1beta1.tx_pb2",
+    "cosmos.params.v1beta1.query_pb2",
     "cosmos.tx.v1beta1.service_pb2",
     "gpulease.pb.akash.audit.v1.service_pb2",
     "gpulease.pb.akash.audit.v1.query_pb2",
@@ -56,6 +57,14 @@ def message_class(name: str) -> type[Message]:
 def service_method(service: str, name: str) -> Any:
     """The method descriptor of a service known to the process."""
     return _DB.pool.FindServiceByName(service).methods_by_name[name]
+
+
+def has_service(name: str) -> bool:
+    try:
+        _DB.pool.FindServiceByName(name)
+    except KeyError:
+        return False
+    return True
 
 
 def unpack(packed: Any) -> Message:
