@@ -241,7 +241,9 @@ class WorkQueue(Generic[K]):
                         break
                     task = asyncio.create_task(self._work(key), name=f"{self._name}:{key}")
                     running.add(task)
+                    # After the task has left ``running``: woken any earlier, this loop would still see no free worker.
                     task.add_done_callback(running.discard)
+                    task.add_done_callback(lambda _: self._wake.set())
                 await self._rest(len(running) < self._workers)
         finally:
             for task in running:
@@ -280,7 +282,6 @@ class WorkQueue(Generic[K]):
                 self._backlog.add_after(key, again_s, _now_s())
         finally:
             self._backlog.done(key, _now_s())
-            self._wake.set()
 
 
 def _expected(error: Exception) -> bool:
