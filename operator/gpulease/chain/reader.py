@@ -111,7 +111,7 @@ class BlockReader:
         if height < cursor:
             self._report(
                 "ChainWentBack",
-                f"The best node is at height {height}, below {cursor} which was read already. Waiting for it to catch up.",
+                f"The best node is at height {height}, below {cursor} which was read already. Waiting.",
             )
             return
         for next_height in range(cursor + 1, height + 1):

@@ -61,10 +61,9 @@ class RpcEndpoint:
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         try:
             async with self._session.post(self.url, json=request, timeout=self._timeout) as response:
-                body = await response.content.read(MAX_ANSWER_BYTES)
-            while not response.content.at_eof():
-                raise ChainUnreachable(f"{self.url} sent more than {MAX_ANSWER_BYTES} bytes for {method}")
-            answer = json.loads(body)
+                if (response.content_length or 0) > MAX_ANSWER_BYTES:
+                    raise ChainUnreachable(f"{self.url} sends more than {MAX_ANSWER_BYTES} bytes for {method}")
+                answer = json.loads(await response.read())
         except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
             raise ChainUnreachable(f"{self.url} did not answer {method}: {_words(error)}") from error
         if not isinstance(answer, dict):
