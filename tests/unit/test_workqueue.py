@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -94,7 +95,7 @@ async def test_failures_come_back_later_and_later_up_to_the_cap_and_success_forg
     queue.add("a")
     async with running(queue):
         await asyncio.sleep(100)
-    waits = [round(after - before, 3) for before, after in zip(at, at[1:], strict=False)]
+    waits = [round(after - before, 3) for before, after in itertools.pairwise(at)]
     assert waits == [1, 2, 4, 8, 8, 8]
     assert (queue.failures("a"), queue.stats().failed_total, queue.stats().done_total) == (0, 6, 1)
 
