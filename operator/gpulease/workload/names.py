@@ -9,7 +9,7 @@ from gpulease.ids import LeaseId
 
 
 def lease_namespace(lease: LeaseId) -> str:
-    """45 characters of ``[0-9a-v]``: the peer's derivation, base32hex of sha224 over the id's path (akash reference §4).
+    """45 characters of ``[0-9a-v]``: base32hex of sha224 over the id, the peer's derivation (akash reference §4).
 
     The text hashed is ``owner/dseq/gseq/oseq/provider``.
     """
