@@ -1,0 +1,43 @@
+"""When to withdraw: seldom, because the chain drops fractions at each settlement, but never after the money is gone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RUN_OUT_MARGIN_BLOCKS = 3
+"""Withdraw this close to the run-out: early enough to be in a block before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementPolicy:
+    """``threshold_uact`` 0 switches the threshold off."""
+
+    period_blocks: int
+    threshold_uact: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """``next_check_height`` is when the answer may change."""
+
+    withdraw: bool
+    reason: str
+    next_check_height: int | None
+
+
+def decide(
+    policy: SettlementPolicy, *, height: int, settled_at: int, owed_uact: int, run_out_height: int | None
+) -> Decision:
+    """``settled_at`` is the account's last settlement. Nothing is withdrawn in the block of a settlement, or for 0."""
+    due = settled_at + max(policy.period_blocks, 1)
+    near = None if run_out_height is None else max(run_out_height - RUN_OUT_MARGIN_BLOCKS, settled_at + 1)
+    if owed_uact <= 0 or height <= settled_at:
+        return Decision(False, "nothing is owed", due)
+    if near is not None and near <= height <= (run_out_height or 0) and height - settled_at > RUN_OUT_MARGIN_BLOCKS:
+        return Decision(True, "the funds end soon", height + 1)
+    if policy.threshold_uact and owed_uact >= policy.threshold_uact:
+        return Decision(True, "the threshold is reached", height + 1)
+    if height >= due:
+        return Decision(True, "the period is over", height + 1)
+    upcoming = [h for h in (due, near) if h is not None and h > height]
+    return Decision(False, "not due yet", min(upcoming, default=due))
