@@ -10,7 +10,10 @@ import sys
 
 import typer
 
-_GROUPS = {"devnet": ("gpulease.devnet.cli", "The embedded chain, for trials and tests.")}
+_GROUPS = {
+    "devnet": ("gpulease.devnet.cli", "The embedded chain, for trials and tests."),
+    "gateway": ("gpulease.runtime.gateway_cli", "The provider's HTTPS face."),
+}
 
 app = typer.Typer(
     name="gpulease",

@@ -71,7 +71,7 @@ def test_what_we_compile_passes_our_own_checks() -> None:
     ("change", "words"),
     [
         ({"name": "Web"}, "service name 'Web'"),
-        ({"image": ""}, "names no image"),
+        ({"image": ""}, "has empty image name"),
         ({"env": ("1X=2",)}, "invalid name '1X'"),
         ({"expose": ()}, "no service is reachable"),
     ],

@@ -40,6 +40,8 @@ def parse(raw: bytes) -> Manifest:
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.pos >= len(error.doc.rstrip()):
+            raise ManifestError("unexpected EOF") from error
         raise ManifestError(f"the manifest is not JSON: {error}") from error
     if not isinstance(body, list):
         raise ManifestError("the manifest must be a JSON array of groups")
@@ -217,6 +219,14 @@ def manifest_hash(manifest: Manifest) -> bytes:
     return hashlib.sha256(to_json(manifest)).digest()
 
 
+def read_back(group: ManifestGroup) -> dict[str, Any]:
+    """As the peer shows a stored group: its hash is not the deployment's, for endpoints come back as null."""
+    services = [_service_json(service) for service in group.services]
+    for service in services:
+        service["resources"]["endpoints"] = None
+    return {"name": group.name, "services": services}
+
+
 def _optional(values: tuple[str, ...] | None) -> list[str] | None:
     return None if values is None else list(values)
 
@@ -308,7 +318,7 @@ def _expose_json(e: Expose) -> dict[str, Any]:
 def validate(manifest: Manifest) -> None:
     """Rules that need nothing but the manifest; ``ManifestError`` begins ``invalid manifest:``."""
     if not manifest:
-        raise _invalid("it has no group")
+        raise _invalid("manifest is empty")
     names = [group.name for group in manifest]
     if len(set(names)) != len(names):
         raise _invalid("two groups have the same name")
@@ -337,7 +347,7 @@ def _validate_service(service: Service) -> None:
     if not _NAME.match(service.name):
         raise _invalid(f"service name {service.name!r} must be lower-case letters, digits and dashes")
     if not service.image:
-        raise _invalid(f"service {service.name!r} names no image")
+        raise _invalid(f'service "{service.name}" has empty image name')
     if service.resources.id == 0:
         raise _invalid(f"service {service.name!r} has resource id 0")
     for entry in service.env or ():

@@ -1,0 +1,139 @@
+"""Taking in a manifest: read, held against the chain, kept durably for the operator (gateway reference §5.3).
+
+The Secret in the operator's namespace is the hand-over: who wins the race between gateway and operator does not
+matter, and a restart of either loses nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+from gpulease.errors import ManifestError
+from gpulease.gateway.ports import ChainPort, ClusterPort
+from gpulease.ids import DeploymentId, LeaseId
+from gpulease.kube.refs import Json, Ref
+from gpulease.market.model import Deployment
+from gpulease.workload import isolation, manifest
+from gpulease.workload.model import Manifest, ManifestGroup
+from gpulease.workload.names import lease_namespace, manifest_secret
+
+MANIFEST_LABEL = "gpulease.dev/manifest"
+LEASE_ANNOTATION = "gpulease.dev/lease"
+HASH_ANNOTATION = "gpulease.dev/manifest-hash"
+GROUP_ANNOTATION = "gpulease.dev/group"
+DATA_KEY = "manifest.json"
+NO_LEASE = "no lease for deployment"
+WRONG_HASH = "manifest version validation failed"
+UNKNOWN_DEPLOYMENT = "rpc error: code = NotFound desc = Deployment not found: key not found"
+
+
+class NotTaken(ManifestError):
+    """A manifest that is not taken in: ``status`` and the answer's text, which clients match on."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class ManifestStore:
+    """Manifests by lease, as Secrets of the operator's namespace."""
+
+    def __init__(self, cluster: ClusterPort, *, namespace: str) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+
+    async def keep(self, lease: LeaseId, group: str, raw: bytes, hash_: bytes) -> None:
+        await self._cluster.apply(secret_body(lease, group, raw, hash_, namespace=self._namespace))
+
+    async def group(self, lease: LeaseId) -> ManifestGroup | None:
+        """What the lease runs, None when no manifest was taken in for it."""
+        ref = Ref("v1", "Secret", manifest_secret(lease_namespace(lease)), self._namespace)
+        found = await self._cluster.get(ref)
+        if found is None:
+            return None
+        return kept_group(found)
+
+    async def all(self) -> Sequence[Json]:
+        """Every kept Secret."""
+        found = await self._cluster.list("v1", "Secret", namespace=self._namespace, labels={MANIFEST_LABEL: "true"})
+        return found.items
+
+
+def kept_group(secret: Json) -> ManifestGroup | None:
+    """The lease's own group out of a kept Secret; None for one that somebody has broken by hand."""
+    try:
+        groups = manifest.parse(base64.b64decode(secret["data"][DATA_KEY], validate=True))
+    except (KeyError, ValueError, ManifestError):
+        return None
+    name = str((secret["metadata"].get("annotations") or {}).get(GROUP_ANNOTATION, ""))
+    return next((g for g in groups if g.name == name), groups[0] if len(groups) == 1 else None)
+
+
+def secret_body(lease: LeaseId, group: str, raw: bytes, hash_: bytes, *, namespace: str) -> Json:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": manifest_secret(lease_namespace(lease)),
+            "namespace": namespace,
+            "labels": {MANIFEST_LABEL: "true", "app.kubernetes.io/managed-by": "gpulease"},
+            "annotations": {LEASE_ANNOTATION: str(lease), GROUP_ANNOTATION: group, HASH_ANNOTATION: hash_.hex()},
+        },
+        "type": "Opaque",
+        "data": {DATA_KEY: base64.b64encode(raw).decode()},
+    }
+
+
+async def take_in(raw: bytes, id_: DeploymentId, *, provider: str, chain: ChainPort, store: ManifestStore) -> int:
+    """Check and keep; the number of leases it is for. ``NotTaken`` otherwise, or an ``Unreachable``."""
+    wanted = _read(raw)
+    deployment = await chain.deployment(id_)
+    if deployment is None:
+        raise NotTaken(500, UNKNOWN_DEPLOYMENT)
+    leases = [
+        lease.id for lease in await chain.leases(owner=id_.owner, dseq=id_.dseq, provider=provider, state="active")
+    ]
+    hash_ = _check(wanted, deployment)
+    if not leases:
+        raise NotTaken(404, NO_LEASE)
+    groups = {lease: group_of(wanted, deployment, lease) for lease in leases}
+    for group in groups.values():
+        refusal = isolation.refusal(group)
+        if refusal is not None:
+            raise NotTaken(422, f"invalid manifest: {refusal}")
+    for lease, group in groups.items():
+        await store.keep(lease, group.name, raw, hash_)
+    return len(leases)
+
+
+def _read(raw: bytes) -> Manifest:
+    if not raw.strip():
+        raise NotTaken(422, "EOF")
+    try:
+        return manifest.parse(raw)
+    except ManifestError as error:
+        raise NotTaken(422, str(error)) from None
+
+
+def _check(wanted: Manifest, deployment: Deployment) -> bytes:
+    try:
+        manifest.validate(wanted)
+        hash_ = manifest.manifest_hash(wanted)
+        if hash_ != deployment.hash:
+            raise NotTaken(422, WRONG_HASH)
+        manifest.cross_check(wanted, [group.spec for group in deployment.groups])
+    except NotTaken:
+        raise
+    except ManifestError as error:
+        raise NotTaken(422, str(error)) from None
+    return hash_
+
+
+def group_of(wanted: Manifest, deployment: Deployment, lease: LeaseId) -> ManifestGroup:
+    """The lease's own group; ``NotTaken`` when the chain's answers do not fit each other."""
+    name = next((g.spec.name for g in deployment.groups if g.id.gseq == lease.gseq), None)
+    found = next((g for g in wanted if g.name == name), None)
+    if found is None:
+        raise NotTaken(422, f"invalid manifest: no group for the lease's group number {lease.gseq}")
+    return found
