@@ -11,6 +11,7 @@ import sys
 import typer
 
 _GROUPS = {
+    "agent": ("gpulease.agent.cli", "The node agent: who holds which GPU, for how long."),
     "devnet": ("gpulease.devnet.cli", "The embedded chain, for trials and tests."),
     "gateway": ("gpulease.runtime.gateway_cli", "The provider's HTTPS face."),
 }

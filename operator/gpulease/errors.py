@@ -88,6 +88,10 @@ class AgentUnreachable(Unreachable):
     """A node agent did not answer in time: its node's usage is unknown, not zero."""
 
 
+class NodeUnreachable(Unreachable):
+    """On a node: the kubelet, NVML or the DCGM exporter did not answer in time; what they know is unknown."""
+
+
 class StoreError(GpuleaseError):
     """The local store cannot be read or written; nothing may be sent until it can."""
 

@@ -59,6 +59,10 @@ class Window:
         self._energy_base: tuple[int, str] | None = None
         self._begin(from_ms)
 
+    @property
+    def from_ms(self) -> int:
+        return self._from_ms
+
     def _begin(self, from_ms: int) -> None:
         self._covered_to_ms = from_ms
         self._from_ms = from_ms

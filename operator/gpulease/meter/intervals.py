@@ -107,6 +107,13 @@ class IntervalMeter:
     def running(self) -> frozenset[Allocation]:
         return frozenset(self._running)
 
+    def begin_ms(self, allocation: Allocation) -> int:
+        """Where the next span of a running interval begins."""
+        return self._running[allocation].from_ms
+
+    def started_ms(self, allocation: Allocation) -> int:
+        return self._running[allocation].started_ms
+
     def resume(self, spans: Iterable[Span]) -> None:
         """Take up intervals that an earlier run of the same boot left open (their last spans)."""
         for span in spans:
