@@ -32,6 +32,7 @@ from gpulease.units import UACT, Coin, Dec, DecCoin
 from gpulease.workload import manifest
 from gpulease.workload.names import lease_namespace, manifest_secret
 from tests.contract.test_chain_client import PROVIDER, TENANT, Party, new_chain
+from tests.fakes.chain import MuteChain
 from tests.fakes.cluster import FakeCluster
 
 pytestmark = pytest.mark.contract
@@ -61,6 +62,7 @@ class Stand:
     seller: Party
     buyer: Party
     certificate: certs.MadeCertificate
+    port: MuteChain
 
     @property
     def uri(self) -> str:
@@ -146,16 +148,17 @@ async def stand(*, lease: bool = True, limits: Limits | None = None) -> AsyncIte
             await seller.done("bid", codec.create_bid(LEASE, price=price, deposit=Coin(UACT, 500_000)))
             await buyer.done("lease", codec.create_lease(LEASE))
         cluster.put(secret_of(made))
+        port = MuteChain(seller.client)
         gateway = Gateway(
             Identity(PROVIDER.address, OPERATOR_NS, "p1.example.test"),
-            chain=seller.client,
+            chain=port,
             cluster=cluster,
             now_s=time.time,
             limits=limits,
         )
         server = GatewayServer(
             gateway,
-            seller.client,
+            port,
             cluster,
             Ref("v1", "Secret", certificate_secret("p"), OPERATOR_NS),
             port=0,
@@ -163,7 +166,7 @@ async def stand(*, lease: bool = True, limits: Limits | None = None) -> AsyncIte
         )
         await server.start()
         try:
-            yield Stand(server, cluster, buyer.client, seller, buyer, made)
+            yield Stand(server, cluster, buyer.client, seller, buyer, made, port)
         finally:
             await server.stop()
 

@@ -32,7 +32,7 @@ class MadeCertificate:
 
 
 def make(owner: str, *, hosts: Sequence[str] = (), now_ns: int, days: int = LIFETIME_DAYS) -> MadeCertificate:
-    """As the peer's command line makes them. With ``hosts`` (DNS names, IP addresses) it serves too.
+    """As the peer's command line makes them, but for one key usage. With ``hosts`` (names, addresses) it serves too.
 
     The serial is ``now_ns``: the chain never takes one twice for an owner.
     """
@@ -70,8 +70,9 @@ def make(owner: str, *, hosts: Sequence[str] = (), now_ns: int, days: int = LIFE
     )
 
 
+# The peer leaves digital signature out; TLS 1.3 signs with the key, and stricter libraries insist on the bit.
 _KEY_USAGE = x509.KeyUsage(
-    digital_signature=False,
+    digital_signature=True,
     content_commitment=False,
     key_encipherment=True,
     data_encipherment=True,
