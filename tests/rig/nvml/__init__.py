@@ -1,0 +1,1 @@
+"""A double of NVIDIA's management library, for machines without a GPU."""
