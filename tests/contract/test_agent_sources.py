@@ -133,6 +133,36 @@ def test_the_exporters_lines_are_joined_by_uuid() -> None:
     assert (found["GPU-1"].mem_used_bytes, found["GPU-1"].energy_mj) == (1 << 30, 1_500_000)
 
 
+async def test_an_exporter_that_repeats_itself_is_stale() -> None:
+    text = {"energy": 100, "util": 10}
+
+    async def handler(request: web.Request) -> web.Response:
+        lines = [
+            f'DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{UUID="GPU-0"}} {text["energy"]}',
+            f'DCGM_FI_DEV_GPU_UTIL{{UUID="GPU-0"}} {text["util"]}',
+            'DCGM_FI_DEV_GPU_UTIL{UUID="GPU-no-energy"} 5',
+        ]
+        return web.Response(text="\n".join(lines))
+
+    app = web.Application()
+    app.router.add_get("/metrics", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    clock = {"s": 0.0}
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    exporter = DcgmExporter(url, stale_s=90.0, now_s=lambda: clock["s"])
+    assert set(await exporter.read()) == {"GPU-0", "GPU-no-energy"}
+    clock["s"] = 90.0
+    assert "GPU-0" in await exporter.read()
+    clock["s"] = 91.0
+    assert set(await exporter.read()) == {"GPU-no-energy"}
+    text["energy"] = 101
+    assert "GPU-0" in await exporter.read()
+    await exporter.close()
+    await runner.cleanup()
+
+
 async def test_the_exporter_may_be_down_wrong_or_slow() -> None:
     mode = {"status": 200, "delay": 0.0}
 

@@ -7,6 +7,8 @@ enough: exporters repeat a device's value for every pod or MIG instance on it, s
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 
 import aiohttp
@@ -15,6 +17,8 @@ from gpulease.agent.model import DcgmDevice
 from gpulease.errors import NodeUnreachable
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
+STALE_S = 90.0
+"""Three of the exporter's default sampling intervals."""
 _MIB = 1024 * 1024
 _SCALES = {
     "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": ("energy_mj", 1),
@@ -54,9 +58,23 @@ def _whole(text: str, scale: int) -> int | None:
 
 
 class DcgmExporter:
-    """Scrapes one exporter, with a deadline and a size limit."""
+    """Scrapes one exporter, with a deadline and a size limit.
 
-    def __init__(self, url: str, *, timeout_s: float = 2.0) -> None:
+    An exporter whose host engine hangs goes on serving its last sample. A GPU always draws power, so a device whose
+    energy counter stands still for ``stale_s`` is left out until it moves again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 2.0,
+        stale_s: float = STALE_S,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stale_s, self._now_s = stale_s, now_s
+        self._moved: dict[str, tuple[int, float]] = {}
+        """By device: the last energy reading and when it last changed."""
         self._url = url if url.rstrip("/").endswith("/metrics") else url.rstrip("/") + "/metrics"
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
@@ -76,7 +94,22 @@ class DcgmExporter:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             words = str(error) or type(error).__name__
             raise NodeUnreachable(f"the DCGM exporter {self._url} did not answer: {words}") from error
-        return parse(body.decode(errors="replace"))
+        return self._fresh(parse(body.decode(errors="replace")))
+
+    def _fresh(self, found: dict[str, DcgmDevice]) -> dict[str, DcgmDevice]:
+        now_s = self._now_s()
+        moved: dict[str, tuple[int, float]] = {}
+        fresh = {}
+        for uuid, device in found.items():
+            if device.energy_mj is not None:
+                last = self._moved.get(uuid)
+                changed = last is None or last[0] != device.energy_mj
+                moved[uuid] = (device.energy_mj, now_s) if last is None or changed else last
+                if now_s - moved[uuid][1] > self._stale_s:
+                    continue
+            fresh[uuid] = device
+        self._moved = moved
+        return fresh
 
     async def close(self) -> None:
         if self._session is not None:

@@ -25,6 +25,7 @@ GENESIS = "0" * 64
 """``prev`` of the first record."""
 MAX_SAFE_INTEGER = 2**53 - 1
 _SIGNED_AS = b"gpulease usage record v1\0"
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 _LEAF, _NODE = b"\0", b"\1"
 
 
@@ -35,7 +36,7 @@ def canonical(value: Any) -> bytes:
     Multilingual Plane; keys are ASCII here.
     """
     _check(value)
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+    return _encode(value).encode()
 
 
 def _check(value: Any) -> None:
@@ -200,10 +201,13 @@ class _Walk:
         if self._prev is not None and record["prev"] != self._prev:
             return f"record {seq} does not continue the record before it"
         body = {k: v for k, v in record.items() if k not in ("hash", "sig")}
-        if hashlib.sha256(canonical(body)).hexdigest() != record["hash"]:
+        # Not checked for form again: equal hashes mean the very text that was signed.
+        if hashlib.sha256(_encode(body).encode()).hexdigest() != record["hash"]:
             return f"record {seq} was changed after it was written"
         begin, end, gpu_ms = record["from_ms"], record["to_ms"], record["gpu_ms"]
         device = (record["device_uuid"], record["share"])
+        if not type(begin) is type(end) is type(gpu_ms) is int:
+            return f"record {seq} has times that are no whole numbers"
         if not 0 <= gpu_ms <= end - begin:
             return f"record {seq} counts {gpu_ms} ms in a span of {end - begin} ms"
         if begin < self._held_to.get(device, begin):
