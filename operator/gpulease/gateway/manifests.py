@@ -23,6 +23,7 @@ LEASE_ANNOTATION = "gpulease.dev/lease"
 HASH_ANNOTATION = "gpulease.dev/manifest-hash"
 GROUP_ANNOTATION = "gpulease.dev/group"
 DATA_KEY = "manifest.json"
+MOST_NAME_CHARS = 50
 NO_LEASE = "no lease for deployment"
 WRONG_HASH = "manifest version validation failed"
 UNKNOWN_DEPLOYMENT = "rpc error: code = NotFound desc = Deployment not found: key not found"
@@ -99,12 +100,18 @@ async def take_in(raw: bytes, id_: DeploymentId, *, provider: str, chain: ChainP
         raise NotTaken(404, NO_LEASE)
     groups = {lease: group_of(wanted, deployment, lease) for lease in leases}
     for group in groups.values():
-        refusal = isolation.refusal(group)
+        refusal = isolation.refusal(group) or _too_long(group)
         if refusal is not None:
             raise NotTaken(422, f"invalid manifest: {refusal}")
     for lease, group in groups.items():
         await store.keep(lease, group.name, raw, hash_)
     return len(leases)
+
+
+def _too_long(group: ManifestGroup) -> str | None:
+    """Objects are named after services, some with a suffix; the API server takes 63 characters."""
+    name = next((s.name for s in group.services if len(s.name) > MOST_NAME_CHARS), None)
+    return None if name is None else f"service name {name[:20]}… is longer than {MOST_NAME_CHARS} characters"
 
 
 def _read(raw: bytes) -> Manifest:

@@ -41,15 +41,19 @@ def serve(
 ) -> None:
     """Take in manifests and report on leases over TLS, with the provider's certificate from the chain."""
     host, port = _address(listen)
-    asyncio.run(
-        _run(
-            provider_object,
-            kubeconfig=kubeconfig,
-            namespace=namespace,
-            listen=(host, port),
-            metrics=(metrics_host, metrics_port),
+    try:
+        asyncio.run(
+            _run(
+                provider_object,
+                kubeconfig=kubeconfig,
+                namespace=namespace,
+                listen=(host, port),
+                metrics=(metrics_host, metrics_port),
+            )
         )
-    )
+    except OSError as error:
+        typer.echo(f"the gateway cannot listen: {error}; choose other ports with --listen and --metrics-port", err=True)
+        raise typer.Exit(1) from None
 
 
 def _address(text: str) -> tuple[str, int]:

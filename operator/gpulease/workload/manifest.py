@@ -30,6 +30,16 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?\Z")
 _ENV = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*\Z")
 _HOST = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 _MAX_U32 = 2**32 - 1
+_COMPARED = (
+    "cpu_milli",
+    "cpu_attributes",
+    "gpu_units",
+    "gpu_attributes",
+    "memory_bytes",
+    "memory_attributes",
+    "storage",
+)
+"""Fields of Resources that a service and its unit on chain have to share."""
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -68,6 +78,15 @@ def _text(raw: Mapping[str, Any], key: str) -> str:
         return ""
     if not isinstance(value, str):
         raise ManifestError(f"{key} must be a string")
+    return _encodable(value, key)
+
+
+def _encodable(value: str, key: str) -> str:
+    """JSON can spell half a surrogate pair, which has no UTF-8 and so no hash."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ManifestError(f"{key} holds a character that cannot be written in UTF-8") from None
     return value
 
 
@@ -94,7 +113,7 @@ def _texts(raw: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
     entries = _list(raw[key], key)
     if not all(isinstance(entry, str) for entry in entries):
         raise ManifestError(f"{key} must hold strings only")
-    return tuple(entries)
+    return tuple(_encodable(entry, key) for entry in entries)
 
 
 def _group(raw: Mapping[str, Any]) -> ManifestGroup:
@@ -192,7 +211,7 @@ def _endpoint(raw: Mapping[str, Any]) -> Endpoint:
 
 def _amount(raw: Mapping[str, Any], key: str) -> int:
     text = _text(_dict(raw.get(key) or {}, key), "val")
-    if not text.isdecimal() or len(text) > 20:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 20:
         raise ManifestError(f"{key}.val must be a whole number written as a string")
     return int(text)
 
@@ -399,7 +418,7 @@ def _cross_check_group(group: ManifestGroup, spec: GroupSpec) -> None:
         if service.count > counts[own.id]:
             raise _differs(f"service {service.name!r} asks for {service.count} replicas, {counts[own.id]} are left")
         counts[own.id] -= service.count
-        for what in ("cpu_milli", "gpu_units", "gpu_attributes", "memory_bytes", "storage"):
+        for what in _COMPARED:
             if getattr(own, what) != getattr(unit, what):
                 raise _differs(f"service {service.name!r}: {what.split('_')[0]} differs from the deployment's")
         for expose in service.expose:
