@@ -53,3 +53,12 @@ test-e2e: setup ## tests on the rig (needs root)
 proto: setup ## write proto/akash from the wire facts and generate operator/gpulease/pb
 	$(PY) tools/gen_proto.py
 	$(PY) tools/gen_pb.py
+
+rig-build: setup ## build what the rig needs and the cache lacks (Kubernetes, etcd, NVIDIA's plugin, images)
+	PYTHONPATH=operator $(PY) -m tests.rig build
+
+rig-up: setup ## a one-node Kubernetes with two GPUs that are not there (needs root)
+	PYTHONPATH=operator $(PY) -m tests.rig up
+
+rig-down: ## end the rig, and remove what an aborted one left
+	PYTHONPATH=operator $(PY) -m tests.rig down

@@ -49,6 +49,7 @@ def sweep(state_dir: Path) -> None:
         _network()
     if ours:
         _remove_cgroups()
+        _remove_traces(state_dir)
         shutil.rmtree(c.KUBELET_DIR, ignore_errors=True)
     keep_logs(state_dir)
     shutil.rmtree(state_dir, ignore_errors=True)
@@ -109,6 +110,16 @@ def _remove_cgroups() -> None:
         for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
             _rmdir(folder)
         _rmdir(root)
+
+
+def _remove_traces(state_dir: Path) -> None:
+    """What kubelet and CNI write outside the folders they are given: links to our logs, cached plugin results."""
+    for link in Path("/var/log/containers").glob("*.log"):
+        if link.is_symlink() and Path(os.readlink(link)).is_relative_to(state_dir):
+            link.unlink(missing_ok=True)
+    _rmdir(Path("/var/log/containers"))
+    for result in Path("/var/lib/cni/results").glob("rig-*"):
+        result.unlink(missing_ok=True)
 
 
 def _rmdir(folder: Path) -> None:

@@ -7,6 +7,7 @@ Prometheus. Doubles: NVML, and a DCGM exporter on it. Not there: cluster DNS and
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.rig.errors import RigError
 from tests.rig.gpu import Gpus
 from tests.rig.node import Node, add_address
 from tests.rig.process import Process, free_port, read_pid_file, wait_for, write_pid_file
-from tests.rig.prometheus import write_settings
+from tests.rig.prometheus import ready, write_settings
 
 __all__ = ["GpuSpec", "Rig", "RigConfig", "RigError"]
 
@@ -57,6 +58,7 @@ class Rig:
         self._server: ApiServer | None = None
         self._gpus: Gpus | None = None
         self._node: Node | None = None
+        self._plugin: Process | None = None
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -107,7 +109,7 @@ class Rig:
         self._start_controllers(server)
         node.start_containerd(image_aliases=tuple(self.config.image_aliases))
         node.start_kubelet()
-        self._extra.append(self._gpus.start_plugin())
+        self._plugin = self._gpus.start_plugin()
         server.kubectl("apply", "-f", "-", input_text=f"{_PROXY_BINDING}---\n{_RUNTIME_CLASS}")
         if self.config.kube_proxy:
             node.start_kube_proxy()
@@ -117,6 +119,8 @@ class Rig:
         self.node_labels = self._gpus.label_node(self.node_name)
         self.gpus.wait_allocatable(self.node_name, len(self.gpu_uuids), timeout_s=self.config.ready_timeout_s)
         self._wait_default_account(server)
+        for process in (*self._extra, self._plugin, *node.processes, *server.processes):
+            process.check()
         if self.config.detached:
             (self.run_dir / "detached").touch()
             (self.run_dir / "owner").unlink()
@@ -155,6 +159,9 @@ class Rig:
         for process in reversed(self._extra):
             process.terminate(grace_s=5.0)
         self._extra.clear()
+        plugin, self._plugin = self._plugin, None
+        if plugin is not None:
+            plugin.terminate()
         node, self._node = self._node, None
         for process in reversed(node.processes if node else []):
             process.terminate(grace_s=5.0)
@@ -197,19 +204,23 @@ class Rig:
     def inject_xid(self, gpu_index: int, xid: int) -> None:
         self.gpus.inject_xid(gpu_index, xid)
 
+    def restart_plugin(self) -> None:
+        """Heal devices that NVIDIA's plugin holds for sick; it knows no other way."""
+        if self._plugin is not None:
+            self._plugin.terminate()
+        self._plugin = self.gpus.start_plugin()
+
     def kubectl(self, *args: str, input_text: str | None = None, timeout_s: float = 30.0) -> str:
         return self.server.kubectl(*args, input_text=input_text, timeout_s=timeout_s)
 
     def start_process(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> Process:
-        """Start a program whose log lands in ``log_dir`` and which ``down`` ends. A name may be used anew once ended."""
+        """Start a program whose log lands in ``log_dir`` and which ``down`` ends. A name is free again once ended."""
         process = Process(name, argv, env=env, run_dir=self.run_dir, log_dir=self.log_dir)
         self._extra.append(process)
         return process
 
     def start_module(self, name: str, module: str, *args: str) -> Process:
         """One of the rig's own Python programs, with the double in its environment."""
-        import sys
-
         root = Path(__file__).resolve().parents[2]
         env = {**self.nvml_env, "PYTHONPATH": f"{root}:{root / 'operator'}"}
         return self.start_process(name, [sys.executable, "-m", module, *args], env)
@@ -217,11 +228,9 @@ class Rig:
     def start_prometheus(self, targets: Mapping[str, str], *, interval_s: int = 1) -> str:
         """Prometheus scraping ``job name -> host:port[/path]``; gives its base URL once it is ready."""
         port = free_port(c.HOST_IP)
-        settings, argv = write_settings(self.state_dir / "prometheus", targets, interval_s=interval_s)
+        argv = write_settings(self.state_dir / "prometheus", targets, interval_s=interval_s)
         url = f"http://{c.HOST_IP}:{port}"
         process = self.start_process("prometheus", [*argv, f"--web.listen-address={c.HOST_IP}:{port}"], {})
-        from tests.rig.prometheus import ready
-
         process.wait_until("Prometheus being ready", lambda: ready(url), timeout_s=30)
         self.prometheus_url = url
         return url

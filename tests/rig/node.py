@@ -18,7 +18,7 @@ from tests.rig.apiserver import ApiServer
 from tests.rig.cache import bin_dir, call, tool
 from tests.rig.errors import RigError
 from tests.rig.images.archive import write_image
-from tests.rig.process import Process, wait_for
+from tests.rig.process import Process, free_port, listens, wait_for
 
 _PATH = f"/usr/local/sbin:/usr/sbin:/sbin:{os.environ.get('PATH', '/usr/bin:/bin')}"
 
@@ -105,8 +105,11 @@ class Node:
             "kube-proxy", server=self._server.server, common="system:kube-proxy"
         )
         settings = self._dir / "kube-proxy.yaml"
-        settings.write_text(yaml.safe_dump(_kube_proxy(kubeconfig, self.name)))
-        self._spawn("kube-proxy", [tool("kube-proxy"), f"--config={settings}", "--v=1"])
+        port = free_port()
+        settings.write_text(yaml.safe_dump(_kube_proxy(kubeconfig, self.name, port)))
+        process = self._spawn("kube-proxy", [tool("kube-proxy"), f"--config={settings}", "--v=1"])
+        # It ends at once on settings it does not like; its metrics answer once those are taken.
+        process.wait_until("kube-proxy listening", lambda: listens("127.0.0.1", port), timeout_s=20)
 
     def wait_ready(self, *, timeout_s: float) -> None:
         def ready() -> bool:
@@ -211,17 +214,18 @@ def _kubelet(socket: Path, ca: Path, serving: Path, folder: Path) -> dict[str, o
     }
 
 
-def _kube_proxy(kubeconfig: Path, node: str) -> dict[str, object]:
+def _kube_proxy(kubeconfig: Path, node: str, metrics_port: int) -> dict[str, object]:
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "clientConnection": {"kubeconfig": str(kubeconfig)},
         "clusterCIDR": c.POD_CIDR,
+        "detectLocalMode": "ClusterCIDR",
         "hostnameOverride": node,
         "mode": "iptables",
         "bindAddress": c.HOST_IP,
         "healthzBindAddress": "",
-        "metricsBindAddress": "127.0.0.1:0",
+        "metricsBindAddress": f"127.0.0.1:{metrics_port}",
         "nodePortAddresses": [f"{c.HOST_IP}/32"],
         # The machine's own connection tracking limits stay as they are.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},

@@ -5,6 +5,7 @@ The pid file also holds the process's start time, so that a stale file never end
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -22,6 +23,14 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def tail(path: Path, lines: int = _TAIL_LINES) -> str:
@@ -133,10 +142,8 @@ class Process:
 
     def kill9(self) -> None:
         """The whole group at once, as a power cut would."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._popen.wait(10)
         self.pid_file.unlink(missing_ok=True)
 

@@ -31,8 +31,8 @@ def _job(name: str, target: str, interval_s: int) -> dict[str, object]:
     }
 
 
-def write_settings(folder: Path, targets: Mapping[str, str], *, interval_s: int) -> tuple[Path, list[str]]:
-    """Settings for ``job name -> host:port[/path]`` and the command line without its listen address."""
+def write_settings(folder: Path, targets: Mapping[str, str], *, interval_s: int) -> list[str]:
+    """Write settings for ``job name -> host:port[/path]``; gives the command line without its listen address."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "prometheus.yml"
     content = {
@@ -41,7 +41,7 @@ def write_settings(folder: Path, targets: Mapping[str, str], *, interval_s: int)
     }
     settings.write_text(yaml.safe_dump(content))
     argv = [which("prometheus"), f"--config.file={settings}", f"--storage.tsdb.path={folder / 'data'}"]
-    return settings, [*argv, "--log.level=warn"]
+    return [*argv, "--log.level=warn"]
 
 
 def _get(url: str, timeout_s: float) -> bytes:
