@@ -79,7 +79,9 @@ class Broadcaster:
         while True:
             await self.step()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), idle_s)
+                # Not wait_for: up to Python 3.11 it loses a cancellation that comes together with the wake-up.
+                async with asyncio.timeout(idle_s):
+                    await self._wake.wait()
             self._wake.clear()
 
     async def recover(self) -> None:

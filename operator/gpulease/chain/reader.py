@@ -74,8 +74,10 @@ class BlockReader:
         try:
             while True:
                 await self.step()
+                # Not wait_for: up to Python 3.11 it loses a cancellation that comes together with the wake-up.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._poll_s)
+                    async with asyncio.timeout(self._poll_s):
+                        await self._wake.wait()
                 self._wake.clear()
         finally:
             hints.cancel()
