@@ -12,11 +12,14 @@ import pytest
 from aiohttp import web
 
 from gpulease.agent.client import AgentClient, Cursor
+from gpulease.agent.collector import UsageCollector
 from gpulease.agent.loop import Agent, AgentPolicy
 from gpulease.agent.serve import build_app
 from gpulease.agent.store import RecordStore
 from gpulease.errors import AgentUnreachable, BadInput
+from gpulease.meter.records import GENESIS, verify_chain
 from gpulease.meter.usage import by_namespace
+from gpulease.store.journal import Journal
 from tests.unit.test_agent import A, Clock, Node
 
 pytestmark = pytest.mark.contract
@@ -136,3 +139,72 @@ async def test_a_page_that_does_not_hold_is_refused_whole(
     await runner.cleanup()
     await honest_runner.cleanup()
     bench.store.close()
+
+
+async def test_the_collector_takes_each_record_once_and_survives_a_crash(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    bench = Bench(tmp_path / "agent")
+    await bench.looks(6)
+    runner, url = await serve(bench.app)
+    client = AgentClient(url, session, token="secret")
+    journal = Journal(tmp_path / "operator.db")
+    collector = UsageCollector(journal)
+    assert collector.usage("ns-a") is None
+    taken = await collector.collect("n1", client)
+    assert (taken.new, taken.lost, taken.behind, taken.namespaces) == (6, 0, False, {"ns-a"})
+    assert (await collector.collect("n1", client)).new == 0
+    await bench.looks(2)
+
+    class Crash(Exception):
+        pass
+
+    put = journal.put
+
+    def crash(kind: str, *args: Any, **kwargs: Any) -> None:
+        if kind == "usage-cursor":
+            raise Crash
+        put(kind, *args, **kwargs)
+
+    journal.put = crash  # type: ignore[method-assign]
+    with pytest.raises(Crash):
+        await collector.collect("n1", client)
+    journal.close()
+    journal = Journal(tmp_path / "operator.db")
+    collector = UsageCollector(journal)
+    assert (await collector.collect("n1", client)).new == 2
+    usage = collector.usage("ns-a")
+    assert usage is not None
+    assert (usage.gpu_ms, usage.devices, usage.records) == (7000, ("GPU-0",), 8)
+    raw = [row.body for row in journal.read_all("usage:n1")]
+    assert verify_chain(raw, bench.store.public_key, prev=GENESIS).count == 8
+    with pytest.raises(BadInput, match="correct its endpoint"):
+        await collector.collect("n2", client)
+    await runner.cleanup()
+    with pytest.raises(AgentUnreachable):
+        await collector.collect("n1", client)
+    journal.close()
+    bench.store.close()
+
+
+async def test_an_agent_that_lost_its_store_is_refused_until_it_is_forgotten(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    journal = Journal(tmp_path / "operator.db")
+    collector = UsageCollector(journal)
+    for folder in ("first", "second"):
+        bench = Bench(tmp_path / folder)
+        await bench.looks(3)
+        runner, url = await serve(bench.app)
+        client = AgentClient(url, session, token="secret")
+        if folder == "second":
+            with pytest.raises(BadInput, match="another key"):
+                await collector.collect("n1", client)
+            collector.forget_node("n1")
+        await collector.collect("n1", client)
+        await runner.cleanup()
+        bench.store.close()
+    usage = collector.usage("ns-a")
+    assert usage is not None
+    assert usage.gpu_ms == 4000
+    journal.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -58,3 +59,9 @@ def test_what_was_not_measured_is_left_out_of_the_average() -> None:
 def test_names_are_bounded() -> None:
     usage = by_namespace([record(evidence={"xids": list(range(n, n + 30))}) for n in range(0, 300, 30)])["ns"]
     assert len(usage.xids) == MAX_NAMED
+
+
+def test_totals_survive_being_stored() -> None:
+    usage = by_namespace([record(evidence={"xids": [79]}), record(device_uuid="GPU-1")])["ns"]
+    assert Usage.from_json(json.loads(json.dumps(usage.to_json()))) == usage
+    assert Usage.from_json(Usage().to_json()) == Usage()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 from gpulease.meter.records import UsageRecord
 
@@ -44,6 +44,16 @@ class Usage:
     def util_permille_avg(self) -> int | None:
         """Over the time that was both held and measured."""
         return self.util_ms_permille // self.util_ms if self.util_ms else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "running": sorted(list(holder) for holder in self.running)}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Usage:
+        """What :meth:`to_json` made."""
+        running = frozenset((str(p), str(c), str(d)) for p, c, d in raw["running"])
+        lists = {"devices": tuple(raw["devices"]), "xids": tuple(raw["xids"]), "running": running}
+        return cls(**{**raw, **lists})
 
     def plus(self, record: UsageRecord) -> Usage:
         """With one more record; the caller adds each record once."""
