@@ -1,0 +1,165 @@
+"""``gpulease gateway`` as a process, against a real API server and the embedded chain."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from gpulease.chain import codec
+from gpulease.devnet.serve import DevnetServer
+from gpulease.errors import GatewayRefused
+from gpulease.gateway import certs, client
+from gpulease.gateway.serve import certificate_secret
+from gpulease.ids import DeploymentId
+from gpulease.market import model as m
+from gpulease.units import UACT, Coin, Dec, DecCoin
+from gpulease.workload import manifest
+from gpulease.workload.names import lease_namespace, manifest_secret
+from tests.contract.test_chain_client import PROVIDER, TENANT, Party, new_chain
+from tests.contract.test_gateway import DSEQ, LEASE, MANIFEST, secret_of, spec_of
+from tests.rig.envtest import EnvTest
+from tests.rig.process import free_port
+
+pytestmark = pytest.mark.envtest
+
+CRDS = Path(__file__).parents[2] / "crds"
+NAMESPACE = "gateway-process"
+CAPABLE = m.Attribute("capabilities/gpu/vendor/nvidia/model/a100", "true")
+
+
+def provider(node: DevnetServer, port: int) -> dict[str, object]:
+    return {
+        "apiVersion": "gpulease.dev/v1alpha1",
+        "kind": "GPUProvider",
+        "metadata": {"name": "p", "namespace": NAMESPACE},
+        "spec": {
+            "chain": {"chainID": "contract", "endpoints": [{"rpc": node.endpoints.rpc, "grpc": node.endpoints.grpc}]},
+            "wallet": {"secretName": "wallet"},
+            "hostURI": f"https://127.0.0.1:{port}",
+            "pricing": {"gpuUsdPerHour": [{"model": "a100", "usdPerHour": "1"}]},
+        },
+    }
+
+
+async def kubectl(env: EnvTest, *args: str, body: object = None) -> str:
+    text = None if body is None else json.dumps(body)
+    return await asyncio.to_thread(env.kubectl, *args, input_text=text)
+
+
+@asynccontextmanager
+async def gateway(env: EnvTest, port: int, metrics: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    options = {
+        "--provider-object": "p",
+        "--kubeconfig": str(env.kubeconfig),
+        "--namespace": NAMESPACE,
+        "--listen": f"127.0.0.1:{port}",
+        "--metrics-port": str(metrics),
+    }
+    words = [word for pair in options.items() for word in pair]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "gpulease", "gateway", *words)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await asyncio.wait_for(process.wait(), 10)
+
+
+async def healthy(metrics: int, wanted: str, *, timeout_s: float = 20.0) -> None:
+    """Until /healthz says so."""
+    deadline = time.monotonic() + timeout_s
+    said = ""
+    async with aiohttp.ClientSession() as session:
+        while time.monotonic() < deadline:
+            try:
+                async with session.get(f"http://127.0.0.1:{metrics}/healthz") as answer:
+                    said = await answer.text()
+                if said.startswith(wanted):
+                    return
+            except aiohttp.ClientError as error:
+                said = str(error)
+            await asyncio.sleep(0.1)
+    raise AssertionError(f"/healthz never said {wanted!r}, last: {said!r}")
+
+
+async def test_the_process_serves_and_survives_kill_9(envtest: EnvTest) -> None:
+    for name in ("gpuproviders", "gpuleases", "hostedleases"):
+        await kubectl(envtest, "apply", "-f", str(CRDS / f"{name}.yaml"))
+    await kubectl(envtest, "wait", "--for=condition=Established", "crd/gpuproviders.gpulease.dev", "--timeout=20s")
+    await kubectl(envtest, "create", "namespace", NAMESPACE)
+    port, metrics = free_port(), free_port()
+    async with (
+        DevnetServer(new_chain(), block_time_ms=50) as node,
+        Party(node, PROVIDER, ":memory:") as seller,
+        Party(node, TENANT, ":memory:") as buyer,
+    ):
+        made = certs.make(PROVIDER.address, hosts=("127.0.0.1",), now_ns=time.time_ns())
+        record = m.ProviderRecord(PROVIDER.address, f"https://127.0.0.1:{port}", (CAPABLE,))
+        await seller.done("record", codec.provider_record(record, exists=False))
+        await seller.done(
+            "certificate",
+            codec.create_certificate(PROVIDER.address, cert_pem=made.cert_pem, pubkey_pem=made.pubkey_pem),
+        )
+        groups = manifest.parse(MANIFEST)
+        deploy = codec.create_deployment(
+            DeploymentId(TENANT.address, DSEQ),
+            (spec_of(groups[0].services[0].resources),),
+            hash_=manifest.manifest_hash(groups),
+            deposit=Coin(UACT, 500_000),
+        )
+        await buyer.done("deploy", deploy)
+        await seller.done(
+            "bid", codec.create_bid(LEASE, price=DecCoin(UACT, Dec.of("50")), deposit=Coin(UACT, 500_000))
+        )
+        await buyer.done("lease", codec.create_lease(LEASE))
+
+        async def send() -> None:
+            await client.send_manifest(
+                host_uri=f"https://127.0.0.1:{port}",
+                provider=PROVIDER.address,
+                dseq=DSEQ,
+                manifest=MANIFEST,
+                key=TENANT,
+                certificates=buyer.client.certificates,
+                now_s=time.time(),
+            )
+
+        async with gateway(envtest, port, metrics) as process:
+            await kubectl(envtest, "apply", "-f", "-", body=provider(node, port))
+            status = json.dumps({"status": {"address": PROVIDER.address}})
+            patch = ("patch", "gpuprovider", "p", "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p", status)
+            await kubectl(envtest, *patch)
+            await healthy(metrics, f"waiting for Secret {NAMESPACE}/{certificate_secret('p')}")
+            secret = secret_of(made)
+            secret["metadata"]["namespace"] = NAMESPACE
+            await kubectl(envtest, "apply", "-f", "-", body=secret)
+            await healthy(metrics, "ok")
+            await send()
+            process.kill()
+        async with gateway(envtest, port, metrics) as process:
+            await healthy(metrics, "ok")
+            await send()
+            with pytest.raises(GatewayRefused) as early:
+                await client.lease_status(
+                    host_uri=f"https://127.0.0.1:{port}",
+                    lease=LEASE,
+                    key=TENANT,
+                    certificates=buyer.client.certificates,
+                    now_s=time.time(),
+                )
+            assert (early.value.status, early.value.text) == (404, "kube: no deployments for lease\n")
+            process.terminate()
+            assert await asyncio.wait_for(process.wait(), 10) == 0
+    name = manifest_secret(lease_namespace(LEASE))
+    kept = json.loads(await kubectl(envtest, "get", "secret", name, "-n", NAMESPACE, "-o", "json"))
+    assert base64.b64decode(kept["data"]["manifest.json"]) == MANIFEST
+    assert kept["metadata"]["annotations"]["gpulease.dev/lease"] == str(LEASE)
