@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import ssl
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import bech32
 import pytest
 
 from gpulease.chain import codec
@@ -57,6 +59,27 @@ async def test_silence_of_the_chain_is_503_and_not_an_unknown_account() -> None:
         assert (await here.ask("PUT", path, token=bearer(), body="{"))[0] == 422
         assert (await here.ask("PUT", path, token=bearer(), body=MANIFEST.decode()))[0] == 503
         assert here.cluster.applied == []
+
+
+async def test_an_issuer_that_is_no_account_is_an_invalid_token() -> None:
+    issuers = (bech32.bech32_encode("akash", [1] * 8), "akash1nwzawwhu754u3dpl8lu3dx4nzvu0m7q6pa9ljl", "", "x")
+    parts = bearer().removeprefix("Bearer ").split(".")
+    async with stand() as here:
+        for issuer in issuers:
+            body = {**jwt.read(".".join(parts)).body, "iss": issuer}
+            held = f"Bearer {parts[0]}.{jwt._part(json.dumps(body).encode())}.{parts[2]}"
+            status, _, text = await here.ask("GET", STATUS, token=held)
+            assert (status, text) == (401, '{"message":"JWT is invalid"}'), issuer
+
+
+async def test_a_fault_of_ours_is_a_sentence_without_insides(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("secret words")
+
+    async with stand() as here:
+        monkeypatch.setattr(here.cluster, "version", broken)
+        status, _, text = await here.ask("GET", "/version")
+        assert (status, text) == (500, "the gateway failed; the provider has it in the log\n")
 
 
 async def test_a_body_too_large_gets_a_sentence() -> None:

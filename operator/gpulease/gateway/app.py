@@ -18,7 +18,7 @@ import structlog
 from aiohttp import web
 
 from gpulease import __version__
-from gpulease.errors import ConfigError, KubeError, KubeNotFound, Unreachable
+from gpulease.errors import ChainError, ChainMismatch, ConfigError, KubeError, KubeNotFound, Unreachable
 from gpulease.gateway import answers, manifests, report
 from gpulease.gateway.auth import Authenticator, Refused, unauthorized
 from gpulease.gateway.jwt import Claims, Permit
@@ -139,12 +139,21 @@ class Gateway:
             return answers.text(400, str(error))
         except KubeNotFound as error:
             return answers.text(404, f"kube: {error}")
-        except (Unreachable, ConfigError) as error:
+        except (Unreachable, ChainMismatch, ConfigError) as error:
             log.warning("request_unanswered", path=request.path, why=str(error))
             return answers.text(503, str(error))
         except KubeError as error:
             log.warning("cluster_refused", path=request.path, why=str(error))
             return answers.text(500, f"kube: {error}")
+        except ChainError as error:
+            log.warning("chain_refused", path=request.path, why=str(error))
+            return answers.text(500, str(error))
+        except (asyncio.CancelledError, TimeoutError, web.HTTPException):
+            raise
+        except Exception:
+            # Whatever it is, the tenant gets a sentence and nothing of our insides.
+            log.exception("request_failed", path=request.path)
+            return answers.text(500, "the gateway failed; the provider has it in the log")
 
     # --- public --------------------------------------------------------------------------------------------------
 

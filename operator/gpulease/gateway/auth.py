@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from gpulease.chain.keys import is_address
-from gpulease.errors import AuthError
+from gpulease.errors import AuthError, ChainError, ChainMismatch
 from gpulease.gateway import certs, jwt
 from gpulease.gateway.ports import ChainPort
 from gpulease.market.model import Certificate
@@ -73,7 +73,12 @@ class Authenticator:
         if known is not None:
             self._keys.move_to_end(address)
             return known
-        account = await self._chain.account(address)
+        try:
+            account = await self._chain.account(address)
+        except ChainMismatch:
+            raise
+        except ChainError as error:
+            raise jwt.TokenInvalid(f"the chain does not take the issuer for an account: {error}") from None
         if account is None or account.pubkey is None:
             raise jwt.TokenInvalid("the issuer has no public key on chain; it has to sign a transaction first")
         self._keys[address] = account.pubkey
