@@ -78,6 +78,12 @@ def test_junk_is_refused_as_unreadable() -> None:
             certs.check(junk, OWNER, [published(MADE)], serves=True, now_s=NOW_S)
 
 
+def test_when_it_ends() -> None:
+    assert certs.expires_s(MADE.cert_pem) == NOW_NS // 10**9 + 365 * 86400
+    with pytest.raises(AuthError):
+        certs.expires_s(b"junk")
+
+
 def test_a_key_that_is_not_the_certificates_is_a_clear_problem() -> None:
     with pytest.raises(ConfigError, match="cannot be used"):
         tls.server_context(MADE.cert_pem, CLIENT.key_pem)

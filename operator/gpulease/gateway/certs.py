@@ -137,6 +137,14 @@ def _der(pem: bytes) -> bytes | None:
         return None
 
 
+def expires_s(pem: bytes) -> float:
+    """When it ends, in seconds since 1970, so that its owner can renew it before; ``AuthError`` for no certificate."""
+    try:
+        return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
+    except ValueError:
+        raise AuthError("the certificate cannot be read") from None
+
+
 def fingerprint(pem: bytes) -> str:
     """sha256 of the certificate's DER in hexadecimal, for logs and status."""
     return hashlib.sha256(_der(pem) or b"").hexdigest()

@@ -276,7 +276,6 @@ def _deployment(entry: Mapping[str, Any]) -> DeploymentGrant:
     if oseq and not gseq:
         raise ClaimsInvalid("permissions.deployments.oseq needs gseq")
     services = entry.get("services")
-    # Older clients leave services out; an empty list would allow nothing, so it is refused.
     return DeploymentGrant(dseq, gseq, oseq, _scopes(entry.get("scope")), _names(services, "services"))
 
 
