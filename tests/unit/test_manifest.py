@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from gpulease.errors import ManifestError
-from gpulease.units import Dec
+from gpulease.market.model import (
+    Attribute,
+    Endpoint,
+    EndpointKind,
+    GroupSpec,
+    PlacementRequirements,
+    ResourceUnit,
+)
+from gpulease.units import Dec, DecCoin
 from gpulease.workload import manifest as mf
 from gpulease.workload.compile import compile_services
 from gpulease.workload.model import Manifest
@@ -50,6 +58,53 @@ def test_recorded_manifests_hash_as_on_the_real_chain(name: str) -> None:
     mf.validate(parsed)
     assert mf.manifest_hash(parsed).hex() == HASHES[name]
     assert json.loads(mf.to_json(parsed)) == json.loads(raw)
+
+
+def recorded_groups(name: str) -> list[GroupSpec]:
+    """A unit's resources are spelled in group-specs.json as in the manifest."""
+    return [
+        GroupSpec(
+            group["name"],
+            PlacementRequirements(),
+            tuple(
+                ResourceUnit(mf._resources(u["resource"]), u["count"], DecCoin("uakt", Dec.of(u["price"]["amount"])))
+                for u in group["resources"]
+            ),
+        )
+        for group in json.loads((CASES / name / "group-specs.json").read_text())
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(HASHES))
+def test_recorded_manifests_fit_their_recorded_groups(name: str) -> None:
+    parsed = mf.parse((CASES / name / "manifest.json").read_bytes())
+    groups = recorded_groups(name)
+    mf.cross_check(parsed, groups)
+    for place, group in enumerate(groups):
+        for number in range(len(group.resources)):
+            for damaged in damages(group, number):
+                with pytest.raises(ManifestError, match=r"^manifest cross-validation error: "):
+                    mf.cross_check(parsed, [*groups[:place], damaged, *groups[place + 1 :]])
+
+
+def damages(group: GroupSpec, number: int) -> list[GroupSpec]:
+    """The group with one unit changed in one way each."""
+    unit = group.resources[number]
+    own = unit.resources
+    changed = [
+        replace(unit, count=unit.count + 1),
+        replace(unit, resources=replace(own, id=own.id + 1000)),
+        replace(unit, resources=replace(own, cpu_milli=own.cpu_milli + 1)),
+        replace(unit, resources=replace(own, cpu_attributes=(Attribute("arch", "arm64"),))),
+        replace(unit, resources=replace(own, memory_bytes=own.memory_bytes + 1)),
+        replace(unit, resources=replace(own, gpu_units=own.gpu_units + 1)),
+        replace(unit, resources=replace(own, gpu_attributes=(Attribute("vendor/amd/model/x", "true"),))),
+        replace(unit, resources=replace(own, storage=())),
+        replace(unit, resources=replace(own, endpoints=(*own.endpoints, Endpoint(EndpointKind.RANDOM_PORT)))),
+    ]
+    if own.endpoints:
+        changed.append(replace(unit, resources=replace(own, endpoints=own.endpoints[1:])))
+    return [replace(group, resources=(*group.resources[:number], u, *group.resources[number + 1 :])) for u in changed]
 
 
 def compiled() -> tuple[Manifest, mf.GroupSpec]:
