@@ -6,6 +6,7 @@ below our folders, iptables chains named by kube-proxy and CNI, and /var/lib/kub
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -44,6 +45,7 @@ def sweep(state_dir: Path) -> None:
     if ours:
         _end_cgroup_processes()
     _end_shims(state_dir)
+    _remove_container_traces(state_dir)
     _unmount([state_dir, *([c.KUBELET_DIR] if ours else [])])
     if (state_dir / "node").exists() or ours:
         _network()
@@ -113,13 +115,11 @@ def _remove_cgroups() -> None:
 
 
 def _remove_traces(state_dir: Path) -> None:
-    """What kubelet and CNI write outside the folders they are given: links to our logs, cached plugin results."""
+    """What the kubelet writes outside the folders it is given: links to our logs."""
     for link in Path("/var/log/containers").glob("*.log"):
         if link.is_symlink() and Path(os.readlink(link)).is_relative_to(state_dir):
             link.unlink(missing_ok=True)
     _rmdir(Path("/var/log/containers"))
-    for result in Path("/var/lib/cni/results").glob("rig-*"):
-        result.unlink(missing_ok=True)
 
 
 def _rmdir(folder: Path) -> None:
@@ -146,6 +146,15 @@ def _end_shims(state_dir: Path) -> None:
 
     _kill(shims())
     wait_for("the end of the containerd shims", lambda: not shims(), timeout_s=5)
+
+
+def _remove_container_traces(state_dir: Path) -> None:
+    """Of containers that were not ended by containerd: the shim's socket and the network plugins' cached results."""
+    for bundle in (state_dir / "node" / "state").glob("io.containerd.runtime.v2.task/k8s.io/*"):
+        with contextlib.suppress(OSError):
+            Path((bundle / "address").read_text().strip().removeprefix("unix://")).unlink(missing_ok=True)
+        for result in Path("/var/lib/cni/results").glob(f"*-{bundle.name}-*"):
+            result.unlink(missing_ok=True)
 
 
 def _unmount(roots: list[Path]) -> None:
