@@ -51,7 +51,7 @@ def decode(raw: bytes) -> DecodedTx:
         info = tx_pb2.AuthInfo.FromString(tx.auth_info_bytes)
     except DecodeError as error:
         raise errors.sdk(2, f"{error}: tx parse error") from error
-    if not tx.body_bytes or not tx.auth_info_bytes:
+    if not tx.auth_info_bytes:
         raise errors.sdk(2, "expected 2 wire type, got 7: tx parse error: tx parse error")
     return DecodedTx(tx, body, info, tuple(registry.unpack(m) for m in body.messages))
 

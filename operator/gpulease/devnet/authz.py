@@ -16,6 +16,7 @@ from gpulease.pb.akash.escrow.v1 import authz_pb2 as escrow_authz
 from gpulease.units import NS_PER_S, Coin
 
 from cosmos.authz.v1beta1 import authz_pb2, event_pb2
+from cosmos.authz.v1beta1 import tx_pb2 as authz_tx
 
 _GRANTS = "authz/grants"
 DEPOSIT_URL = "/akash.escrow.v1.MsgAccountDeposit"
@@ -84,9 +85,10 @@ def _missing(granter: str, grantee: str, url: str) -> errors.ModuleError:
 
 
 def msg_exec(
-    ctx: Context, msg: Any, *, signer_of: Callable[[Message], str], run: Callable[[Context, Message], None]
-) -> None:
+    ctx: Context, msg: Any, *, signer_of: Callable[[Message], str], run: Callable[[Context, Message], Message]
+) -> Message:
     """Run each inner message for its own signer; their events carry ``authz_msg_index``."""
+    results: list[bytes] = []
     for index, packed in enumerate(msg.msgs):
         inner = registry.unpack(packed)
         granter = signer_of(inner)
@@ -95,8 +97,10 @@ def msg_exec(
             if grant is None:
                 raise _missing(granter, msg.grantee, packed.type_url)
         start = len(ctx.events)
-        run(ctx, inner)
+        results.append(run(ctx, inner).SerializeToString(deterministic=True))
         ctx.events[start:] = [e.with_attribute("authz_msg_index", str(index)) for e in ctx.events[start:]]
+    response: Message = authz_tx.MsgExecResponse(results=results)
+    return response
 
 
 def accept_deposit(ctx: Context, *, grantee: str, denom: str, amount: int, scope: int) -> list[tuple[str, int]]:

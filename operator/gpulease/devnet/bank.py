@@ -9,6 +9,7 @@ from gpulease.devnet.context import Context
 from gpulease.units import UACT, Coin
 
 _BALANCES = "bank/balances"
+_SUPPLY = "bank/supply"
 BLOCKED = ("escrow", "bme", "fee_collector", "mint", "distribution", "gov")
 
 
@@ -24,7 +25,19 @@ def balances(ctx: Context, address: str) -> list[Coin]:
 
 
 def supply(ctx: Context, denom: str) -> int:
-    return sum(amount for (_, d), amount in ctx.state.table(_BALANCES).items() if d == denom)
+    """All coins of a denomination; moves do not change it, only issue, mint and burn."""
+    return int(ctx.state.get(_SUPPLY, denom) or 0)
+
+
+def supplies(ctx: Context) -> list[Coin]:
+    """The supply of every denomination, in order."""
+    return [Coin(denom, amount) for denom, amount in ctx.state.table(_SUPPLY).items() if amount]
+
+
+def issue(ctx: Context, address: str, coin: Coin) -> None:
+    """Coins out of nothing: genesis, faucet and mint."""
+    credit(ctx, address, coin)
+    ctx.state.put(_SUPPLY, coin.denom, supply(ctx, coin.denom) + coin.amount)
 
 
 def credit(ctx: Context, address: str, coin: Coin) -> None:
@@ -63,6 +76,7 @@ def burn(ctx: Context, module: str, coins: list[Coin]) -> None:
     address = addresses.module(module)
     for coin in coins:
         debit(ctx, address, coin)
+        ctx.state.put(_SUPPLY, coin.denom, supply(ctx, coin.denom) - coin.amount)
     ctx.emit("coin_spent", (("spender", address), ("amount", text(coins))))
     ctx.emit("burn", (("burner", address), ("amount", text(coins))))
 
@@ -70,7 +84,7 @@ def burn(ctx: Context, module: str, coins: list[Coin]) -> None:
 def mint(ctx: Context, module: str, coins: list[Coin]) -> None:
     address = addresses.module(module)
     for coin in coins:
-        credit(ctx, address, coin)
+        issue(ctx, address, coin)
     ctx.emit("coin_received", (("receiver", address), ("amount", text(coins))))
     ctx.emit("coinbase", (("minter", address), ("amount", text(coins))))
 

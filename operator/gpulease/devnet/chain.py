@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpulease.devnet import addresses, ante, auth, bank, errors, genesis, queries, router
+from gpulease.devnet import addresses, ante, auth, bank, bme, errors, genesis, oracle, queries, router
 from gpulease.devnet.context import Context, Event
 from gpulease.devnet.state import State
 from gpulease.units import NS_PER_S, Coin, Dec
@@ -137,7 +137,7 @@ class Devnet:
             return TxResult(0, "", "", b"", wanted, self._gas(raw, kept), tuple(kept))
         mark = self.state.mark()
         try:
-            router.run_all(ctx, tx.messages)
+            responses = router.run_all(ctx, tx.messages)
         except errors.ModuleError as error:
             self.state.rollback(mark)
             return TxResult(error.code, error.codespace, error.text, b"", wanted, self._gas(raw, kept), tuple(kept))
@@ -145,7 +145,7 @@ class Devnet:
             self.state.rollback(mark)
             text = f"recovered: {error}"
             return TxResult(111222, "undefined", text, b"", wanted, self._gas(raw, kept), tuple(kept))
-        data = queries.tx_data(tx.messages)
+        data = queries.tx_data(responses)
         return TxResult(0, "", "", data, wanted, self._gas(raw, ctx.events), tuple(ctx.events))
 
     @staticmethod
@@ -176,7 +176,11 @@ class Devnet:
             key = tx_hash(raw)
             self._txs[key] = (height, index)
             self.mempool.pop(key, None)
-        block = BlockResult(height, time_ns, tuple(results), ())
+        ending = self.context(height=height, time_ns=time_ns)
+        bme.end_block(ending)
+        oracle.end_block(ending)
+        ended = tuple(event.with_attribute("mode", "EndBlock") for event in ending.events)
+        block = BlockResult(height, time_ns, tuple(results), ended)
         self.height, self.time_ns = height, time_ns
         self._blocks[height] = block
         self._prune()
@@ -238,7 +242,7 @@ class Devnet:
         if auth.get(ctx, address) is None:
             auth.create(ctx, address)
         for coin in coins:
-            bank.credit(ctx, address, coin)
+            bank.issue(ctx, address, coin)
 
     def module_balance(self, module: str) -> list[Coin]:
         return bank.balances(self.context(), addresses.module(module))

@@ -166,16 +166,19 @@ def account_deposit(ctx: Context, aid: id_pb2.Account, deposits: list[depositor_
         _save_account(ctx, account)
         return
     payments, overdrawn = _settle(ctx, account)
-    if overdrawn:
-        _save_account(ctx, account)
-        _save_payments(ctx, payments)
-        return
-    account.state.state = CLOSED
-    for payment in payments:
-        payment.state.state = CLOSED
-        _withdraw(ctx, payment)
+    _end_payments(ctx, payments)
+    if not overdrawn:
+        account.state.state = CLOSED
     _save_account(ctx, account)
     _save_payments(ctx, payments)
+
+
+def _end_payments(ctx: Context, payments: list[payment_pb2.Payment]) -> None:
+    """What could be paid in full is closed; all are paid out."""
+    for payment in payments:
+        if payment.state.state == OPEN:
+            payment.state.state = CLOSED
+        _withdraw(ctx, payment)
 
 
 # --- settlement ----------------------------------------------------------------------------------------------------
@@ -229,8 +232,6 @@ def _settle(ctx: Context, account: account_pb2.Account) -> tuple[list[payment_pb
         for payment in payments:
             payment.state.state = OVERDRAWN
             _withdraw(ctx, payment)
-    elif account.state.state == OVERDRAWN:
-        account.state.state = OPEN
     return payments, overdrawn
 
 
@@ -265,34 +266,32 @@ def _fallback(ctx: Context, account: account_pb2.Account, payments: list[payment
     funds = _funds(account, UAKT)
     if funds is None or not Dec() < dec(funds.amount) or not bme.fallback_allowed(ctx):
         return False
-    price = oracle.uakt_price(ctx)
+    price = oracle.price_or_none(ctx, UAKT)
     if price is None or not Dec() < price:
         return False
-    escrow_address = addresses.module("escrow")
     for payment in payments:
         state = payment.state
-        if state.state != OVERDRAWN:
+        debt = dec(state.unsettled.amount)
+        if state.state != OVERDRAWN or not debt:
             continue
-        need = dec(state.unsettled.amount) / price
+        need = debt / price
         scratch = payment_pb2.PaymentState(balance=dec_coin(UAKT, Dec()))
-        before = dec(funds.amount)
         lacking = _take(account, UAKT, need, scratch)
-        funds = _funds(account, UAKT)
-        assert funds is not None
         taken = need - lacking
-        whole = taken.truncate()
-        if whole:
-            bank.send(ctx, escrow_address, state.owner, [Coin(UAKT, whole)])
-        rest = dec(state.unsettled.amount) - taken * price
-        if lacking or before < need:
-            state.unsettled.amount = str(max(rest.raw, 0))
+        if not taken:
+            continue
+        if lacking:
             funds.amount = "0"
-            break
-        if rest < Dec() or not rest:
+        if taken.truncate():
+            bank.send(ctx, addresses.module("escrow"), state.owner, [Coin(UAKT, taken.truncate())])
+        rest = debt - taken * price
+        if Dec() < rest:
+            state.unsettled.amount = str(rest.raw)
+        else:
             state.unsettled.amount = "0"
             state.state = OPEN
-        else:
-            state.unsettled.amount = str(rest.raw)
+        if lacking:
+            break
     return all(p.state.state != OVERDRAWN for p in payments)
 
 
@@ -350,7 +349,8 @@ def payment_withdraw(ctx: Context, pid: id_pb2.Payment) -> None:
     assert account is not None
     payments, overdrawn = _settle(ctx, account)
     if overdrawn:
-        _save_account(ctx, account)
+        if payments:
+            _save_account(ctx, account)
         _save_payments(ctx, payments)
         return
     mine = _pick(payments, pid)
@@ -369,43 +369,34 @@ def _pick(payments: list[payment_pb2.Payment], pid: id_pb2.Payment) -> payment_p
 
 
 def payment_close(ctx: Context, pid: id_pb2.Payment) -> None:
+    """Close one payment of an account; the others are settled with it. In a block with a settle it stays open."""
     payment = get_payment(ctx, pid)
     if payment is None:
         raise errors.escrow(8, "payment not found")
-    if payment.state.state != OPEN:
+    if payment.state.state == CLOSED:
         raise errors.escrow(7, "payment closed")
     account = get_account(ctx, pid.aid)
     assert account is not None
-    payments, overdrawn = _settle(ctx, account)
-    if overdrawn:
-        _save_account(ctx, account)
-        _save_payments(ctx, payments)
-        return
-    for entry in payments:
-        if entry.id == pid:
-            entry.state.state = CLOSED
-            _withdraw(ctx, entry)
-    # Bug: in a block that already settled the account, the payment is not listed and stays open.
+    payments, _ = _settle(ctx, account)
+    _end_payments(ctx, [p for p in payments if p.id == pid])
     _save_account(ctx, account)
     _save_payments(ctx, payments)
 
 
 def account_close(ctx: Context, aid: id_pb2.Account) -> ModuleError | None:
-    """Settle, pay out, refund. Returns the hooks' error, which comes *after* the refund."""
+    """Close an account with its payments and refund what is left; an account in debt stays overdrawn.
+
+    Returns the hooks' error, which comes after the effects: see :func:`_save_account`.
+    """
     account = get_account(ctx, aid)
     if account is None:
         raise errors.escrow(3, "account not found")
     if account.state.state == CLOSED:
         raise errors.escrow(2, "account closed")
-    payments, overdrawn = _settle(ctx, account)
-    if overdrawn:
-        problem = _save_account(ctx, account)
-        _save_payments(ctx, payments)
-        return problem
-    account.state.state = CLOSED
-    for payment in payments:
-        payment.state.state = CLOSED
-        _withdraw(ctx, payment)
+    payments, _ = _settle(ctx, account)
+    if account.state.state == OPEN:
+        account.state.state = CLOSED
+    _end_payments(ctx, payments)
     problem = _save_account(ctx, account)
     if problem is not None:
         return problem

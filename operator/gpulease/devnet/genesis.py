@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from gpulease.devnet import addresses, auth, bank
+from gpulease.devnet import addresses, auth, bank, bme, oracle
 from gpulease.devnet.context import Context
 from gpulease.units import NS_PER_S, Coin
 
@@ -36,9 +36,11 @@ def load(ctx: Context, raw: Mapping[str, Any]) -> None:
             auth.create(ctx, entry["address"])
     for entry in app["bank"]["balances"]:
         for coin in entry["coins"]:
-            bank.credit(ctx, entry["address"], Coin(coin["denom"], int(coin["amount"])))
+            bank.issue(ctx, entry["address"], Coin(coin["denom"], int(coin["amount"])))
     for name in MODULE_ACCOUNTS:
         auth.create(ctx, addresses.module(name), module=name)
+    oracle.load(ctx)
+    bme.load(ctx, app["bme"].get("state") or {})
 
 
 def default(

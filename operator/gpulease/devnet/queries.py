@@ -54,11 +54,11 @@ DEFAULT_LIMIT = 100
 _AddressOrder = Callable[[Any], Any]
 
 
-def tx_data(messages: Sequence[Message]) -> bytes:
-    """The TxMsgData of a successful transaction: one empty response per message (none of ours carries fields)."""
+def tx_data(responses: Sequence[Message]) -> bytes:
+    """The TxMsgData of a successful transaction: one response per message."""
     data = abci_pb2.TxMsgData()
-    for message in messages:
-        data.msg_responses.add(type_url=f"/{message.DESCRIPTOR.full_name}Response")
+    for response in responses:
+        data.msg_responses.append(registry.pack(response))
     return bytes(data.SerializeToString())
 
 
@@ -304,8 +304,7 @@ def spendable_balances(ctx: Context, req: Any) -> Any:
 
 
 def total_supply(ctx: Context, req: Any) -> Any:
-    denoms = sorted({denom for _, denom in ctx.state.table("bank/balances")})
-    chosen, paging = page([Coin(d, bank.supply(ctx, d)) for d in denoms], req.pagination)
+    chosen, paging = page(bank.supplies(ctx), req.pagination)
     return bank_query.QueryTotalSupplyResponse(supply=_coins(chosen), pagination=paging)
 
 

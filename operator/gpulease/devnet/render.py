@@ -26,6 +26,13 @@ DEC_FIELDS = frozenset(
         "akash.oracle.v2.AggregatedPrice.median_price",
         "akash.oracle.v2.AggregatedPrice.min_price",
         "akash.oracle.v2.AggregatedPrice.max_price",
+        "akash.bme.v1.EventMintStatusChange.collateral_ratio",
+        "akash.bme.v1.CoinPrice.price",
+        "akash.bme.v1.CollateralRatio.ratio",
+        "akash.bme.v1.CollateralRatio.reference_price",
+        "akash.bme.v1.QueryStatusResponse.collateral_ratio",
+        "akash.bme.v1.QueryStatusResponse.warn_threshold",
+        "akash.bme.v1.QueryStatusResponse.halt_threshold",
     }
 )
 TEXT_BYTES = frozenset({"akash.base.resources.v1beta4.ResourceValue.val"})

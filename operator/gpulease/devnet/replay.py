@@ -16,9 +16,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 from gpulease.devnet import addresses, errors, genesis, routes
 from gpulease.devnet.chain import Devnet, TxResult, tx_hash
-from gpulease.devnet.exemptions import is_exempt, same_refusal
+from gpulease.devnet.context import Event
+from gpulease.devnet.exemptions import is_exempt, is_exempt_end_event, same_refusal
 
 SHOWN_PER_KIND = 10
+KINDS = ("code", "data", "events", "log", "end events", "answer", "balance", "refusal")
 
 
 @dataclass
@@ -56,7 +58,7 @@ def run(folder: Path) -> dict[str, Tally]:
     rejects: dict[int, list[dict[str, Any]]] = {}
     for entry in json.loads((folder / "rejects.json").read_text()):
         rejects.setdefault(entry["seen_height"], []).append(entry)
-    tallies = {kind: Tally() for kind in ("code", "events", "log", "answer", "balance", "refusal")}
+    tallies = {kind: Tally() for kind in KINDS}
     for block in _lines(folder / "blocks.jsonl.gz"):
         height = block["height"]
         result = chain.apply_block(
@@ -68,6 +70,8 @@ def run(folder: Path) -> dict[str, Tally]:
             raise errors.QueryError(errors.INTERNAL, f"recording jumps from {chain.height} to {height}")
         for tx, (_, ours) in zip(block["txs"], result.txs, strict=True):
             _compare_tx(tallies, height, tx, ours)
+        if "end_events" in block:
+            _compare_end(tallies["end events"], height, block["end_events"], result.end_events)
         if height in states:
             _compare_state(tallies, chain, states[height], people)
         for reject in rejects.get(height, ()):
@@ -89,9 +93,21 @@ def _compare_tx(tallies: dict[str, Tally], height: int, tx: dict[str, Any], ours
     if tx["code"] != 0:
         tallies["log"].note(_log(tx["log"]) == _log(ours.log), f"{where}: {_log(tx['log'])!r}, ours {ours.log!r}")
         return
-    theirs = [(e["type"], tuple((a["key"], a["value"]) for a in e["attributes"])) for e in tx["events"]]
+    data = base64.b64decode(tx["data"] or "")
+    tallies["data"].note(data == ours.data, f"{where}: {data!r}, ours {ours.data!r}")
+    theirs = [_flat(e) for e in tx["events"]]
     mine = [(e.type, e.attributes) for e in ours.events]
     tallies["events"].note(theirs == mine, f"{where}: {_first_difference(theirs, mine)}")
+
+
+def _flat(event: dict[str, Any]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    return event["type"], tuple((a["key"], a["value"]) for a in event["attributes"])
+
+
+def _compare_end(tally: Tally, height: int, recorded: list[dict[str, Any]], ours: tuple[Event, ...]) -> None:
+    theirs = [_flat(e) for e in recorded if not is_exempt_end_event(e)]
+    mine = [(e.type, e.attributes) for e in ours]
+    tally.note(theirs == mine, f"height {height}: {_first_difference(theirs, mine)}")
 
 
 def _first_difference(theirs: list[Any], mine: list[Any]) -> str:

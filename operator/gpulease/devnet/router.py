@@ -7,11 +7,25 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from gpulease.devnet import ante, authz, bank, certs, deployment, errors, escrow, feegrant, market, providers
+from gpulease.devnet import (
+    ante,
+    authz,
+    bank,
+    bme,
+    certs,
+    deployment,
+    errors,
+    escrow,
+    feegrant,
+    market,
+    oracle,
+    providers,
+    registry,
+)
 from gpulease.devnet.context import Context
 from gpulease.units import Coin
 
-Handler = Callable[[Context, Any], None]
+Handler = Callable[[Context, Any], Any]
 
 
 def _send(ctx: Context, msg: Any) -> None:
@@ -21,8 +35,8 @@ def _send(ctx: Context, msg: Any) -> None:
     bank.msg_send(ctx, msg.from_address, msg.to_address, coins)
 
 
-def _exec(ctx: Context, msg: Any) -> None:
-    authz.msg_exec(ctx, msg, signer_of=ante.signer_of, run=run)
+def _exec(ctx: Context, msg: Any) -> Message:
+    return authz.msg_exec(ctx, msg, signer_of=ante.signer_of, run=run)
 
 
 HANDLERS: dict[str, Handler] = {
@@ -50,6 +64,10 @@ HANDLERS: dict[str, Handler] = {
     "akash.provider.v1beta4.MsgDeleteProvider": providers.msg_delete,
     "akash.audit.v1.MsgSignProviderAttributes": providers.msg_sign,
     "akash.audit.v1.MsgDeleteProviderAttributes": providers.msg_unsign,
+    "akash.oracle.v2.MsgAddPriceEntry": oracle.msg_add_price,
+    "akash.bme.v1.MsgMintACT": bme.msg_mint_act,
+    "akash.bme.v1.MsgBurnACT": bme.msg_burn_act,
+    "akash.bme.v1.MsgBurnMint": bme.msg_burn_mint,
     "akash.cert.v1.MsgCreateCertificate": certs.msg_create,
     "akash.cert.v1.MsgRevokeCertificate": certs.msg_revoke,
 }
@@ -60,16 +78,23 @@ def module_of(name: str) -> str:
     return name.split(".")[1]
 
 
-def run(ctx: Context, message: Message) -> None:
-    """One message, without the surrounding message event."""
+def run(ctx: Context, message: Message) -> Message:
+    """One message, without the surrounding message event; its response, in which burn and mint name their record."""
     handler = HANDLERS.get(message.DESCRIPTOR.full_name)
     if handler is None:
         raise errors.sdk(6, f"no message handler found for /{message.DESCRIPTOR.full_name}: unknown request")
-    handler(ctx, message)
+    found = handler(ctx, message)
+    if isinstance(found, Message):
+        return found
+    return registry.message_class(f"{message.DESCRIPTOR.full_name}Response")()
 
 
-def run_all(ctx: Context, messages: tuple[Message, ...]) -> None:
-    """All messages of a transaction, events tagged with ``msg_index``; the first failure is the transaction's."""
+def run_all(ctx: Context, messages: tuple[Message, ...]) -> list[Message]:
+    """All messages of a transaction, events tagged with ``msg_index``; the first failure is the transaction's.
+
+    Returns the responses.
+    """
+    responses: list[Message] = []
     for index, message in enumerate(messages):
         name = message.DESCRIPTOR.full_name
         start = len(ctx.events)
@@ -78,7 +103,8 @@ def run_all(ctx: Context, messages: tuple[Message, ...]) -> None:
             (("action", f"/{name}"), ("sender", ante.signer_of(message)), ("module", module_of(name))),
         )
         try:
-            run(ctx, message)
+            responses.append(run(ctx, message))
         except errors.ModuleError as error:
             raise error.wrap(f"failed to execute message; message index: {index}") from error
         ctx.events[start:] = [e.with_attribute("msg_index", str(index)) for e in ctx.events[start:]]
+    return responses
