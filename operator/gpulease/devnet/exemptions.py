@@ -20,7 +20,8 @@ def is_exempt(tx: dict[str, Any]) -> bool:
 def is_exempt_end_event(event: dict[str, Any]) -> bool:
     """Epochs' begin-block marks: the recordings' genesis does not hold that module's schedule.
 
-    Only mint and pruning of day-old prices hang on it. Recorded end-of-block events are otherwise only those of ``akash.*`` modules, and all of them are compared.
+    Only mint and the pruning of day-old prices hang on it. The recordings keep the end-of-block events of ``akash.*``
+    modules, and all others of them are compared.
     """
     return bool(event["type"].startswith("akash.epochs."))
 

@@ -44,9 +44,17 @@ def load(ctx: Context, raw: Mapping[str, Any]) -> None:
 
 
 def default(
-    *, chain_id: str, accounts: Mapping[str, Sequence[Coin]], now_ns: int, order_max_bids: int = 20
+    *,
+    chain_id: str,
+    accounts: Mapping[str, Sequence[Coin]],
+    now_ns: int,
+    order_max_bids: int = 20,
+    price_sources: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """A genesis with mainnet's default parameters (reference: akash market, deployment, bme, oracle)."""
+    """A genesis with mainnet's default parameters (reference: akash market, deployment, bme, oracle).
+
+    ``price_sources`` may feed the price of AKT; mainnet's stricter staleness and spread would need several of them.
+    """
     stamp = datetime.fromtimestamp(now_ns // NS_PER_S, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S")
     deposits = [{"denom": "uact", "amount": "500000"}, {"denom": "uakt", "amount": "500000"}]
     return {
@@ -81,7 +89,37 @@ def default(
                 }
             },
             "deployment": {"params": {"min_deposits": list(reversed(deposits))}},
-            "bme": {"params": {}},
-            "oracle": {"params": {}},
+            "bme": {
+                "params": {
+                    "circuit_breaker_warn_threshold": 9500,
+                    "circuit_breaker_halt_threshold": 9000,
+                    "min_epoch_blocks": "10",
+                    "epoch_blocks_backoff_percent": 10,
+                    "mint_spread_bps": 25,
+                    "settle_spread_bps": 0,
+                    "max_endblocker_records": 50,
+                    "min_mint": [{"denom": "uact", "amount": "10000000"}],
+                    "max_pending_attempts": 3,
+                },
+                "state": {
+                    "total_burned": [{"denom": denom, "amount": "0"} for denom in ("uact", "uakt")],
+                    "total_minted": [{"denom": denom, "amount": "0"} for denom in ("uact", "uakt")],
+                    "remint_credits": [{"denom": "uakt", "amount": "0"}],
+                },
+            },
+            "oracle": {
+                "params": {
+                    "sources": list(price_sources),
+                    "min_price_sources": 1,
+                    "max_price_staleness_period": "600s",
+                    "twap_window": "5s",
+                    "max_price_deviation_bps": "1000",
+                    "feed_contracts_params": [],
+                    "price_retention": "86400s",
+                    "prune_epoch": "hour",
+                    "max_prune_per_epoch": "1000",
+                    "max_future_time_drift": "10s",
+                }
+            },
         },
     }

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
 import gpulease.pb  # noqa: F401  (registers cosmos.*)
 from gpulease.devnet import (
-    addresses,
-    auth,
-    authz,
-    bank,
     certs,
+    cosmos_queries,
     deployment,
     errors,
     escrow,
-    feegrant,
     market,
     providers,
     registry,
+    vault_queries,
 )
 from gpulease.devnet.context import Context
+from gpulease.devnet.cosmos_queries import Method
+from gpulease.devnet.paging import page, state_number
 from gpulease.pb.akash.audit.v1 import query_pb2 as audit_query
 from gpulease.pb.akash.cert.v1 import cert_pb2
 from gpulease.pb.akash.cert.v1 import query_pb2 as cert_query
@@ -36,22 +35,9 @@ from gpulease.pb.akash.market.v1beta5 import bid_pb2, order_pb2
 from gpulease.pb.akash.market.v1beta5 import params_pb2 as market_params
 from gpulease.pb.akash.market.v1beta5 import query_pb2 as market_query
 from gpulease.pb.akash.provider.v1beta4 import query_pb2 as provider_query
-from gpulease.units import Coin
 
-from cosmos.auth.v1beta1 import auth_pb2
-from cosmos.auth.v1beta1 import query_pb2 as auth_query
-from cosmos.authz.v1beta1 import authz_pb2
-from cosmos.authz.v1beta1 import query_pb2 as authz_query
-from cosmos.bank.v1beta1 import query_pb2 as bank_query
 from cosmos.base.abci.v1beta1 import abci_pb2
 from cosmos.base.v1beta1 import coin_pb2
-from cosmos.crypto.secp256k1 import keys_pb2
-from cosmos.feegrant.v1beta1 import query_pb2 as feegrant_query
-from cosmos.params.v1beta1 import query_pb2 as params_query
-
-T = TypeVar("T")
-DEFAULT_LIMIT = 100
-_AddressOrder = Callable[[Any], Any]
 
 
 def tx_data(responses: Sequence[Message]) -> bytes:
@@ -75,32 +61,6 @@ def run(ctx: Context, method: str, request: bytes) -> bytes:
     return bytes(handler(ctx, message).SerializeToString())
 
 
-def page(items: Sequence[T], request: Any) -> tuple[list[T], Any]:
-    """Offset or key pagination over a full list; the key is the offset as 8 bytes. Returns items and PageResponse."""
-    from cosmos.base.query.v1beta1 import pagination_pb2
-
-    limit = int(request.limit) or DEFAULT_LIMIT
-    start = int.from_bytes(request.key, "big") if request.key else int(request.offset)
-    ordered = list(reversed(items)) if request.reverse else list(items)
-    chosen = ordered[start : start + limit]
-    answer = pagination_pb2.PageResponse()
-    if start + limit < len(ordered):
-        answer.next_key = (start + limit).to_bytes(8, "big")
-    if request.count_total or not request.key:
-        answer.total = len(ordered)
-    return chosen, answer
-
-
-def _state_number(enum: Any, text: str) -> int | None:
-    """None for no filter; ``QueryError`` for a word that is no state."""
-    if not text:
-        return None
-    number = dict(enum.items()).get(text)
-    if number is None or number == 0:
-        raise errors.QueryError(errors.INVALID_ARGUMENT, "invalid state value")
-    return int(number)
-
-
 def _matches(id_: Any, filters: Any) -> bool:
     for name in ("owner", "dseq", "gseq", "oseq", "provider"):
         if name not in filters.DESCRIPTOR.fields_by_name:
@@ -113,7 +73,7 @@ def _matches(id_: Any, filters: Any) -> bool:
 
 def _filtered(items: Iterable[Any], filters: Any, enum: Any) -> list[Any]:
     """Matching items, by state then key: the order of the chain's state-prefixed indexes."""
-    state = _state_number(enum, filters.state)
+    state = state_number(enum, filters.state)
     found = [x for x in items if _matches(x.id, filters) and state in (None, x.state)]
     return sorted(found, key=lambda x: x.state)
 
@@ -216,7 +176,7 @@ def _deployment_params(ctx: Context, req: Any) -> Any:
 
 
 def escrow_accounts(ctx: Context, req: Any) -> Any:
-    state = _state_number(state_pb2.State, req.state)
+    state = state_number(state_pb2.State, req.state)
     found = [
         a
         for a in escrow.all_accounts(ctx)
@@ -227,7 +187,7 @@ def escrow_accounts(ctx: Context, req: Any) -> Any:
 
 
 def escrow_payments(ctx: Context, req: Any) -> Any:
-    state = _state_number(state_pb2.State, req.state)
+    state = state_number(state_pb2.State, req.state)
     found = [
         p
         for p in escrow.all_payments(ctx)
@@ -250,7 +210,7 @@ def one_provider(ctx: Context, req: Any) -> Any:
 
 
 def certificates(ctx: Context, req: Any) -> Any:
-    state = _state_number(cert_pb2.State, req.filter.state)
+    state = state_number(cert_pb2.State, req.filter.state)
     found = [
         (serial, entry)
         for owner, serial, entry in certs.certificates(ctx)
@@ -272,112 +232,6 @@ def _audit(select: Callable[[Any, Any], bool]) -> Callable[[Context, Any], Any]:
 
     return answer
 
-
-# --- cosmos --------------------------------------------------------------------------------------------------------
-
-
-def _coins(coins: Iterable[Coin]) -> list[coin_pb2.Coin]:
-    return [coin_pb2.Coin(denom=c.denom, amount=str(c.amount)) for c in coins]
-
-
-def _known_address(address: str) -> None:
-    if addresses.decode(address) is None:
-        raise errors.QueryError(2, f"decoding bech32 failed: {address!r} is no address of this chain")
-
-
-def balance(ctx: Context, req: Any) -> Any:
-    _known_address(req.address)
-    amount = bank.balance(ctx, req.address, req.denom)
-    return bank_query.QueryBalanceResponse(balance=coin_pb2.Coin(denom=req.denom, amount=str(amount)))
-
-
-def all_balances(ctx: Context, req: Any) -> Any:
-    _known_address(req.address)
-    chosen, paging = page(bank.balances(ctx, req.address), req.pagination)
-    return bank_query.QueryAllBalancesResponse(balances=_coins(chosen), pagination=paging)
-
-
-def spendable_balances(ctx: Context, req: Any) -> Any:
-    _known_address(req.address)
-    chosen, paging = page(bank.balances(ctx, req.address), req.pagination)
-    return bank_query.QuerySpendableBalancesResponse(balances=_coins(chosen), pagination=paging)
-
-
-def total_supply(ctx: Context, req: Any) -> Any:
-    chosen, paging = page(bank.supplies(ctx), req.pagination)
-    return bank_query.QueryTotalSupplyResponse(supply=_coins(chosen), pagination=paging)
-
-
-def account(ctx: Context, req: Any) -> Any:
-    _known_address(req.address)
-    found = auth.get(ctx, req.address)
-    if found is None:
-        raise errors.QueryError(errors.NOT_FOUND, f"account {req.address} not found")
-    base = auth_pb2.BaseAccount(address=found.address, account_number=found.number, sequence=found.sequence)
-    if found.pubkey is not None:
-        base.pub_key.CopyFrom(registry.pack(keys_pb2.PubKey(key=found.pubkey)))
-    inner: Message = base
-    if found.module is not None:
-        inner = auth_pb2.ModuleAccount(base_account=base, name=found.module)
-    return auth_query.QueryAccountResponse(account=registry.pack(inner))
-
-
-def auth_params(ctx: Context, req: Any) -> Any:
-    raw = ctx.params["auth"]["params"]
-    return auth_query.QueryParamsResponse(params=auth_pb2.Params(**{k: int(v) for k, v in raw.items()}))
-
-
-def subspace_params(ctx: Context, req: Any) -> Any:
-    """x/params, which cosmpy asks for the block gas limit: unlimited."""
-    if (req.subspace, req.key) != ("baseapp", "BlockParams"):
-        raise errors.QueryError(errors.NOT_FOUND, f"subspace {req.subspace}: not found")
-    answer = params_query.QueryParamsResponse()
-    answer.param.subspace, answer.param.key = req.subspace, req.key
-    answer.param.value = '{"max_bytes":"22020096","max_gas":"-1"}'
-    return answer
-
-
-def grants(ctx: Context, req: Any) -> Any:
-    found = [
-        (key, grant)
-        for key, grant in authz.grants(ctx)
-        if key[0] == req.granter and key[1] == req.grantee and req.msg_type_url in ("", key[2])
-    ]
-    chosen, paging = page(found, req.pagination)
-    return authz_query.QueryGrantsResponse(grants=[g for _, g in chosen], pagination=paging)
-
-
-def _grants_by(index: int) -> Callable[[Context, Any], Any]:
-    def answer(ctx: Context, req: Any) -> Any:
-        wanted = req.granter if index == 0 else req.grantee
-        found = [(key, g) for key, g in authz.grants(ctx) if key[index] == wanted]
-        chosen, paging = page(found, req.pagination)
-        cls = authz_query.QueryGranterGrantsResponse if index == 0 else authz_query.QueryGranteeGrantsResponse
-        result = cls(pagination=paging)
-        for (granter, grantee, _), grant in chosen:
-            entry = authz_pb2.GrantAuthorization(granter=granter, grantee=grantee, authorization=grant.authorization)
-            if grant.HasField("expiration"):
-                entry.expiration.CopyFrom(grant.expiration)
-            result.grants.append(entry)
-        return result
-
-    return answer
-
-
-def allowance(ctx: Context, req: Any) -> Any:
-    found = feegrant.get(ctx, req.granter, req.grantee)
-    if found is None:
-        raise errors.QueryError(errors.INTERNAL, "fee-grant not found: not found")
-    return feegrant_query.QueryAllowanceResponse(allowance=found)
-
-
-def allowances(ctx: Context, req: Any) -> Any:
-    found = [g for g in feegrant.allowances(ctx) if g.grantee == req.grantee]
-    chosen, paging = page(found, req.pagination)
-    return feegrant_query.QueryAllowancesResponse(allowances=chosen, pagination=paging)
-
-
-Method = tuple[type[Message], Callable[[Context, Any], Any]]
 
 METHODS: dict[str, Method] = {
     "/akash.deployment.v1beta4.Query/Deployments": (deployment_query.QueryDeploymentsRequest, deployments),
@@ -412,16 +266,6 @@ METHODS: dict[str, Method] = {
         audit_query.QueryAuditorAttributesRequest,
         _audit(lambda entry, req: entry.auditor == req.auditor),
     ),
-    "/cosmos.bank.v1beta1.Query/Balance": (bank_query.QueryBalanceRequest, balance),
-    "/cosmos.bank.v1beta1.Query/AllBalances": (bank_query.QueryAllBalancesRequest, all_balances),
-    "/cosmos.bank.v1beta1.Query/SpendableBalances": (bank_query.QuerySpendableBalancesRequest, spendable_balances),
-    "/cosmos.bank.v1beta1.Query/TotalSupply": (bank_query.QueryTotalSupplyRequest, total_supply),
-    "/cosmos.auth.v1beta1.Query/Account": (auth_query.QueryAccountRequest, account),
-    "/cosmos.auth.v1beta1.Query/Params": (auth_query.QueryParamsRequest, auth_params),
-    "/cosmos.params.v1beta1.Query/Params": (params_query.QueryParamsRequest, subspace_params),
-    "/cosmos.authz.v1beta1.Query/Grants": (authz_query.QueryGrantsRequest, grants),
-    "/cosmos.authz.v1beta1.Query/GranterGrants": (authz_query.QueryGranterGrantsRequest, _grants_by(0)),
-    "/cosmos.authz.v1beta1.Query/GranteeGrants": (authz_query.QueryGranteeGrantsRequest, _grants_by(1)),
-    "/cosmos.feegrant.v1beta1.Query/Allowance": (feegrant_query.QueryAllowanceRequest, allowance),
-    "/cosmos.feegrant.v1beta1.Query/Allowances": (feegrant_query.QueryAllowancesRequest, allowances),
+    **cosmos_queries.METHODS,
+    **vault_queries.METHODS,
 }

@@ -58,16 +58,20 @@ def make(owner: str, *, hosts: Sequence[str] = (), now_ns: int, days: int = LIFE
         if names:
             builder = builder.add_extension(x509.NameConstraints(names, None), critical=True)
     built = builder.sign(key, hashes.SHA256())
-    spki = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return MadeCertificate(
         serial=str(now_ns),
         cert_pem=built.public_bytes(serialization.Encoding.PEM),
-        # The chain wants this block type around what is an ordinary SPKI.
-        pubkey_pem=spki.replace(b" PUBLIC KEY-----", b" EC PUBLIC KEY-----"),
+        pubkey_pem=_public_pem(key.public_key()),
         key_pem=key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
     )
+
+
+def _public_pem(key: ec.EllipticCurvePublicKey) -> bytes:
+    """The chain wants this block type around what is an ordinary SPKI."""
+    spki = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return spki.replace(b" PUBLIC KEY-----", b" EC PUBLIC KEY-----")
 
 
 # The peer leaves digital signature out; TLS 1.3 signs with the key, and stricter libraries insist on the bit.
@@ -82,6 +86,30 @@ _KEY_USAGE = x509.KeyUsage(
     encipher_only=False,
     decipher_only=False,
 )
+
+
+def read(cert_pem: bytes, key_pem: bytes) -> MadeCertificate:
+    """One made earlier, from its PEM texts; ``AuthError`` when they are no certificate and key of each other."""
+    try:
+        cert = x509.load_pem_x509_certificate(cert_pem)
+        key = serialization.load_pem_private_key(key_pem, None)
+    except (ValueError, TypeError):
+        raise AuthError("the certificate or its key cannot be read") from None
+    public = cert.public_key()
+    if not isinstance(public, ec.EllipticCurvePublicKey) or key.public_key() != public:
+        raise AuthError("the key is not the certificate's")
+    return MadeCertificate(
+        serial=str(cert.serial_number), cert_pem=cert_pem, pubkey_pem=_public_pem(public), key_pem=key_pem
+    )
+
+
+def hosts_of(cert_pem: bytes) -> tuple[str, ...]:
+    """The names and addresses it serves under, as text; empty when it can not be read or serves none."""
+    try:
+        names = x509.load_pem_x509_certificate(cert_pem).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (ValueError, x509.ExtensionNotFound):
+        return ()
+    return tuple(str(name.value) for name in names.value)
 
 
 def _is_ip(host: str) -> bool:
