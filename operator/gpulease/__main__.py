@@ -13,6 +13,7 @@ import typer
 _GROUPS = {
     "agent": ("gpulease.agent.cli", "The node agent: who holds which GPU, for how long."),
     "devnet": ("gpulease.devnet.cli", "The embedded chain, for trials and tests."),
+    "operator": ("gpulease.runtime.operator_cli", "Sell and buy leases: the operator."),
     "gateway": ("gpulease.runtime.gateway_cli", "The provider's HTTPS face."),
 }
 

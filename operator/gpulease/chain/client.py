@@ -23,6 +23,7 @@ from gpulease.chain.rpc import Broadcast, NodeStatus, RpcEndpoint
 from gpulease.errors import ChainError, ChainMismatch, ChainPruned, ChainUnreachable
 from gpulease.ids import DeploymentId, LeaseId, OrderId
 from gpulease.market import model as m
+from gpulease.pb.akash.audit.v1 import query_pb2 as audit_query
 from gpulease.pb.akash.cert.v1 import query_pb2 as cert_query
 from gpulease.pb.akash.deployment.v1beta4 import query_pb2 as deployment_query
 from gpulease.pb.akash.market.v1beta5 import query_pb2 as market_query
@@ -317,6 +318,17 @@ class ChainClient:
             "providers",
         )
         return [codec.provider(entry) for entry in raw]
+
+    async def audited_attributes(self, owner: str, auditor: str) -> tuple[m.Attribute, ...]:
+        """What an auditor has signed of a provider's attributes; empty when nothing."""
+        raw = await self._query(
+            "/akash.audit.v1.Query/ProviderAuditorAttributes",
+            audit_query.QueryProviderAuditorRequest(owner=owner, auditor=auditor),
+            audit_query.QueryProvidersResponse,
+        )
+        if raw is None:
+            return ()
+        return tuple(m.Attribute(a.key, a.value) for entry in raw.providers for a in entry.attributes)
 
     async def certificates(self, owner: str, *, serial: str = "", state: str = "") -> list[m.Certificate]:
         request = cert_query.QueryCertificatesRequest()

@@ -7,6 +7,7 @@ are server-side applies under one field manager, counted by kind, so that tests 
 from __future__ import annotations
 
 import copy
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
@@ -29,6 +30,7 @@ from gpulease.kube.transport import CallPolicy, Connect, Transport, connect_from
 FIELD_MANAGER = "gpulease"
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
+_METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _PAGE = 500
 _MOST_ITEMS = 100_000
 _LOG_LIMIT_BYTES = 1 << 20
@@ -161,6 +163,32 @@ class Cluster:
         query = {"container": container, "tailLines": tail_lines, "follow": True}
         path = object_path(Ref("v1", "Pod", pod, namespace), Resource("pods", True), "log")
         return self._transport.lines(path, query=query, what=f"following the log of {namespace}/{pod}", idle_s=idle_s)
+
+    async def watch_metadata(
+        self, api_version: str, kind: str, *, namespace: str, labels: Mapping[str, str], since: str, limit_s: int = 300
+    ) -> AsyncIterator[tuple[str, Json]]:
+        """(ADDED, MODIFIED or DELETED, its metadata) after resource version ``since``; ends after ``limit_s``.
+
+        Contents are not sent: nothing of a Secret but its name, labels and annotations passes here.
+
+        ``KubeUnreachable`` when the stream breaks, ``KubeError`` 410 when ``since`` is too old: list again then.
+        """
+        resource = await self._resource(api_version, kind)
+        query = {
+            "watch": True,
+            "resourceVersion": since,
+            "labelSelector": selector(labels),
+            "timeoutSeconds": limit_s,
+        }
+        path = collection_path(api_version, resource, namespace)
+        async for line in self._transport.lines(
+            path, query=query, what=f"watching {kind} objects", idle_s=limit_s + 10
+        ):
+            event = json.loads(line)
+            if event["type"] == "ERROR":
+                status = event["object"]
+                raise KubeError(int(status.get("code") or 500), str(status.get("reason")), str(status.get("message")))
+            yield str(event["type"]), event["object"]
 
     async def version(self) -> Json:
         """``/version``: ``gitVersion``, ``platform`` and so on."""

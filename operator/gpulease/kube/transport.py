@@ -22,6 +22,7 @@ from kubernetes.aio import config as kube_config
 from gpulease import __version__
 from gpulease.errors import ConfigError, KubeConflict, KubeError, KubeNotFound, KubeUnreachable
 
+_ACCEPT = "application/json, */*"
 _RETRIED_STATUS = frozenset({429, 500, 502, 503, 504})
 _ASKED_TO_WAIT = frozenset({429, 503})
 _SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
@@ -165,12 +166,14 @@ class Transport:
                 f"{what}: the API server gave no usable answer within {limit_s:g} s ({last})"
             ) from error
 
-    async def lines(self, path: str, *, query: Mapping[str, Any], what: str, idle_s: float) -> AsyncIterator[bytes]:
+    async def lines(
+        self, path: str, *, query: Mapping[str, Any], what: str, idle_s: float, accept: str = _ACCEPT
+    ) -> AsyncIterator[bytes]:
         """A followed text stream line by line; ends with the stream, or with ``KubeUnreachable`` after a break."""
         api = await self._client()
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._policy.attempt_s, sock_read=idle_s)
         try:
-            response = await self._send(api, "GET", path, query, None, "application/json", timeout)
+            response = await self._send(api, "GET", path, query, None, "application/json", timeout, accept)
             if response.status >= 400:
                 raise _error(what, Answer(response.status, await response.read()))
             try:
@@ -178,7 +181,8 @@ class Transport:
                     yield line
             finally:
                 response.close()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            # ValueError: a line longer than the reader takes.
             raise KubeUnreachable(f"{what}: the stream broke ({type(error).__name__}: {error})") from error
 
     def _may_retry(self, status: int, repeatable: bool) -> bool:
@@ -222,8 +226,9 @@ class Transport:
         body: Any,
         content_type: str,
         timeout: aiohttp.ClientTimeout,
+        accept: str = _ACCEPT,
     ) -> aiohttp.ClientResponse:
-        headers = {"Accept": "application/json, */*", "Content-Type": content_type, "User-Agent": api.user_agent}
+        headers = {"Accept": accept, "Content-Type": content_type, "User-Agent": api.user_agent}
         for setting in (await api.configuration.auth_settings()).values():
             if setting["value"]:
                 headers[setting["key"]] = setting["value"]

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 from google.protobuf.message import Message
@@ -16,22 +19,37 @@ from gpulease.chain.broadcaster import Broadcaster
 from gpulease.chain.client import ChainClient, Endpoint
 from gpulease.chain.events import Block, ChainEvent
 from gpulease.chain.keys import Key
-from gpulease.chain.outbox import Entry, Intent, Priority
+from gpulease.chain.outbox import Entry, Intent, Priority, State
 from gpulease.chain.reader import BlockReader, Tip
 from gpulease.chain.tx import pack
 from gpulease.errors import ChainError, ChainUnreachable
+from gpulease.planning import Seen
 from gpulease.runtime.books import Books
 from gpulease.runtime.clock import Clock
 from gpulease.runtime.outbox import JournalOutbox
 from gpulease.runtime.specs import ChainSpec, gas_price_uakt
+from gpulease.runtime.work import WorkKey
 from gpulease.store.journal import Journal
 from gpulease.units import Dec
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 MOST_SESSIONS = 16
+MOST_TRIES = 8
+_FIRST_PAUSE_BLOCKS = 5
+_TRIES = "intent-tries"
 
 EventListener = Callable[["ChainSession", ChainEvent, int], None]
 Tick = Callable[["ChainSession"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tries:
+    """How often an intent was planned: ``use`` is the outbox key of the latest try, ``at_height`` when it began."""
+
+    use: str
+    count: int
+    at_height: int
 
 
 class ChainSession:
@@ -47,7 +65,7 @@ class ChainSession:
         fee_budget_uakt_per_day: int,
         on_event: EventListener,
         on_resync: Tick,
-        on_settled: Callable[[ChainSession, Entry], None],
+        on_settled: Callable[[WorkKey], None],
     ) -> None:
         self.spec = spec
         self.client = ChainClient([Endpoint(*pair) for pair in spec.endpoints], spec.chain_id)
@@ -69,7 +87,12 @@ class ChainSession:
             on_resync=self._on_resync,
             poll_s=0.2,
         )
-        self._latest: dict[str, str] = {}
+        self._interest: dict[str, WorkKey] = {}
+        self.settled_total: Counter[tuple[str, str]] = Counter()
+        """Transactions by kind and outcome: included, failed (in a block, with a code), refused, expired."""
+        self.ledger_difference: dict[str, dict[str, int]] | None = None
+        """Chain minus ledger by account at the last comparison; None before the first."""
+        self._compared_entries = -1
 
     @property
     def tip(self) -> Tip:
@@ -78,6 +101,8 @@ class ChainSession:
     @property
     def problem(self) -> tuple[str, str] | None:
         """(reason, sentence) while the chain cannot be used."""
+        if self.tip.problem is None and not self.tip.measured:
+            return ("BlockTimeUnknown", "The pace of the chain's blocks is being measured; prices depend on it.")
         return self.tip.problem
 
     async def run(self) -> None:
@@ -100,7 +125,25 @@ class ChainSession:
                     await self.books.open_account(self.client, address, height=self.tip.height)
                 except (ChainError, ChainUnreachable) as error:
                     log.debug("book not opened yet", account=address, error=str(error))
+            await self._compare_books()
             await self._clock.sleep(0.2 if self._wanted_books - self.books.accounts else 2.0)
+
+    async def _compare_books(self) -> None:
+        """Hold the ledger against the bank after every change; a difference is told, never mended by itself."""
+        entries = len(self.books.ledger)
+        if entries == self._compared_entries:
+            return
+        try:
+            found = await self.books.difference(self.client, height=self.tip.height)
+        except (ChainError, ChainUnreachable) as error:
+            log.debug("ledger not compared yet", error=str(error))
+            return
+        if found is None:
+            return
+        self._compared_entries, self.ledger_difference = entries, found
+        wrong = {account: difference for account, difference in found.items() if difference}
+        if wrong:
+            log.error("ledger differs from the chain", chain=self.spec.chain_id, difference=wrong)
 
     def account(self, key: Key) -> Broadcaster:
         """The broadcaster that signs with ``key``; started at first use."""
@@ -122,6 +165,11 @@ class ChainSession:
             self._wanted_books.add(key.address)
         return sender
 
+    async def see(self, query: Awaitable[T]) -> Seen[T]:
+        """A query's answer with the height it holds at least at; one from a node behind us is not taken for news."""
+        height = self.tip.height
+        return Seen(await query, height)
+
     def send(
         self,
         key: Key,
@@ -130,27 +178,48 @@ class ChainSession:
         *messages: Message,
         priority: Priority = Priority.LIFECYCLE,
         memo: str = "",
+        then: WorkKey | None = None,
     ) -> Entry:
-        """Hand an intent over. One that failed for good is tried anew under a further key."""
+        """Hand an intent over and have ``then`` looked at once it is settled.
+
+        One that failed for good is tried anew when it is sent again, after a pause that doubles with every try and
+        ends after ``MOST_TRIES``: a transaction that cannot succeed must not drain the wallet by its fees.
+        """
         sender = self.account(key)
-        known = self.outcome(intent_key)
-        use = intent_key
+        tries = self._tries(intent_key)
+        known = JournalOutbox(self._journal).outbox_get(tries.use)
         if known is not None:
-            if known.problem is None:
+            pause = _FIRST_PAUSE_BLOCKS << (tries.count - 1)
+            if known.problem is None or tries.count >= MOST_TRIES or self.tip.height < tries.at_height + pause:
                 return known
-            use = f"{intent_key}@{self.tip.height}"
+            tries = _Tries(f"{intent_key}#{tries.count + 1}", tries.count + 1, self.tip.height)
+        if tries.count > 1:
+            body = {"use": tries.use, "count": tries.count, "at_height": tries.at_height}
+            self._journal.put(_TRIES, intent_key, body, is_open=False)
         packed = tuple(pack(message) for message in messages)
-        entry = sender.submit(Intent(use, kind, packed, key.address, priority, memo))
-        self._latest[intent_key] = use
-        return entry
+        if then is not None:
+            self._interest[tries.use] = then
+        return sender.submit(Intent(tries.use, kind, packed, key.address, priority, memo))
 
     def outcome(self, intent_key: str) -> Entry | None:
         """The fate of the latest try."""
-        return JournalOutbox(self._journal).outbox_get(self._latest.get(intent_key, intent_key))
+        return JournalOutbox(self._journal).outbox_get(self._tries(intent_key).use)
+
+    def _tries(self, intent_key: str) -> _Tries:
+        body = self._journal.get(_TRIES, intent_key)
+        if body is not None:
+            return _Tries(str(body["use"]), int(body["count"]), int(body["at_height"]))
+        first = JournalOutbox(self._journal).outbox_get(intent_key)
+        return _Tries(intent_key, 1, first.height if first is not None else 0)
 
     def _changed(self, entry: Entry) -> None:
-        if entry.state.final:
-            self._on_settled(self, entry)
+        if not entry.state.final:
+            return
+        failed = entry.state is State.INCLUDED and entry.code != 0
+        self.settled_total[entry.intent.kind, "failed" if failed else entry.state.value] += 1
+        waiting = self._interest.pop(entry.intent.key, None)
+        if waiting is not None:
+            self._on_settled(waiting)
 
     def _load_cursor(self) -> int | None:
         body = self._journal.get("cursor", self._cursor_key)
@@ -168,6 +237,11 @@ class ChainSession:
 
     async def _on_resync(self, height: int) -> None:
         self._on_resync_done(self)
+
+    @property
+    def name(self) -> str:
+        """Unique among sessions: the chain and a digest of its endpoints."""
+        return self._cursor_key
 
 
 class ChainHub:
@@ -189,6 +263,9 @@ class ChainHub:
             self._sessions[key] = found
             self._tasks.append(asyncio.create_task(found.run(), name=f"chain:{spec.chain_id}"))
         return found
+
+    def named(self, name: str) -> ChainSession | None:
+        return next((session for session in self._sessions.values() if session.name == name), None)
 
     @property
     def sessions(self) -> tuple[ChainSession, ...]:

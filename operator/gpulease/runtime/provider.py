@@ -30,13 +30,14 @@ from gpulease.planning import Condition
 from gpulease.runtime import status as statuses
 from gpulease.runtime.chains import ChainHub, ChainSession
 from gpulease.runtime.clock import Clock
-from gpulease.runtime.specs import ObjectName, ProviderSpec, parse_provider
+from gpulease.runtime.specs import ObjectName, ProviderSpec, object_name, parse_provider
 from gpulease.runtime.stock import Reservations, Stock
 from gpulease.runtime.wallets import read_key
 from gpulease.store.journal import Journal
 from gpulease.units import NS_PER_S
 
 log = structlog.get_logger(__name__)
+_MONEY_AGE_S = 600
 _RENEW_BEFORE_S = 30 * 24 * 3600
 
 
@@ -52,6 +53,8 @@ class ProviderSite:
     attributes: tuple[Attribute, ...] = ()
     registered: bool = False
     last_declined: str = ""
+    earned_uact: int | None = None
+    unsettled_uact: int | None = None
 
     @property
     def address(self) -> str:
@@ -64,6 +67,7 @@ class Providers:
     def __init__(self, cluster: Cluster, hub: ChainHub, journal: Journal, clock: Clock) -> None:
         self._cluster, self._hub, self._journal, self._clock = cluster, hub, journal, clock
         self.by_name: dict[ObjectName, ProviderSite] = {}
+        self._money_written_ns: dict[ObjectName, int] = {}
 
     def by_address(self, address: str) -> ProviderSite | None:
         return next((site for site in self.by_name.values() if site.address == address), None)
@@ -73,6 +77,7 @@ class Providers:
         body = await self._cluster.get(Ref("gpulease.dev/v1alpha1", "GPUProvider", name.name, name.namespace))
         if body is None:
             self.by_name.pop(name, None)
+            self._money_written_ns.pop(name, None)
             return None
         site = await self._site(name, body)
         if isinstance(site, Condition):
@@ -82,6 +87,7 @@ class Providers:
         facts: dict[str, Any] = {"address": site.address}
         facts["gpus"] = _gpu_facts(site.stock.count(await site.stock.snapshot()))
         facts["activeLeases"] = len(self._journal.list_open("hosted", owner=site.address))
+        facts["openBids"] = site.stock.reservations.open_count()
         await self._write(body, site, tuple(conditions), facts)
         ready = conditions[0].status == "True"
         return 15.0 if ready else 0.5
@@ -193,7 +199,17 @@ class Providers:
         conditions: tuple[Condition, ...],
         facts: dict[str, Any],
     ) -> None:
-        new = statuses.compose(body, state=None, conditions=conditions, facts=facts, now_ns=self._clock.now_ns())
+        """Money moves with every settlement: it goes along with other news, and by itself only now and then."""
+        now_ns = self._clock.now_ns()
+        money: dict[str, Any] = {}
+        if site is not None:
+            money = {"earnedUact": site.earned_uact, "unsettledUact": site.unsettled_uact}
+        new = statuses.compose(body, state=None, conditions=conditions, facts=facts, now_ns=now_ns)
+        name = object_name(body)
+        stale = now_ns - self._money_written_ns.get(name, 0) > _MONEY_AGE_S * NS_PER_S
+        if new != (body.get("status") or {}) or stale:
+            new = statuses.compose(body, state=None, conditions=conditions, facts={**facts, **money}, now_ns=now_ns)
+            self._money_written_ns[name] = now_ns
         await statuses.write(self._cluster, body, new)
 
 

@@ -60,6 +60,16 @@ class Reservations:
         self._journal.delete(_KIND, key)
         return True
 
+    def mark_leased(self, key: str) -> None:
+        """The bid has won: the reservation is the lease's now and no open bid any more."""
+        body = self._journal.get(_KIND, key)
+        if body is not None and not body.get("leased"):
+            self._journal.put(_KIND, key, {**body, "leased": True}, owner=self._owner)
+
+    def open_count(self) -> int:
+        """Bids that may still win."""
+        return sum(not body.get("leased") for _, body in self._journal.list_open(_KIND, owner=self._owner))
+
     def all(self) -> list[Held]:
         return [_held(key, body) for key, body in self._journal.list_open(_KIND, owner=self._owner)]
 

@@ -13,7 +13,7 @@ from gpulease.units import NS_PER_S
 
 TOP_UP_MARGIN_S = 300
 """Funds are topped up this long before they end, or half a deposit's life before, whichever is shorter."""
-_LIVE = (LeaseState.ACTIVE, LeaseState.RECLAIMING)
+LIVE = (LeaseState.ACTIVE, LeaseState.RECLAIMING)
 
 
 def tx_view(entry: Entry | None) -> TxView | None:
@@ -42,7 +42,7 @@ def money_view(
         owed_uact=owed,
         run_out_height=projected.run_out_height,
     )
-    live = lease.state in _LIVE
+    live = lease.state in LIVE
     return MoneyView(
         owed_uact=owed,
         withdrawn_uact=lease.payment.withdrawn.amount,
@@ -62,7 +62,7 @@ def funds_view(
     deposit_uact: int,
     budget_uact: int,
 ) -> FundsView:
-    payments = [lease.payment for lease in leases if lease.payment is not None and lease.state in _LIVE]
+    payments = [lease.payment for lease in leases if lease.payment is not None and lease.state in LIVE]
     view = runway.project(deployment.escrow, payments, height=height)
     top_up, margin = 0, 0
     if view.run_out_height is not None:

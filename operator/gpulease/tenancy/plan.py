@@ -97,9 +97,7 @@ def _deleting(seen: ObservedTenant) -> Plan:
         return Plan(requeue_after_s=_RETRY_S)
     deployment = seen.deployment.value
     if deployment is None:
-        # Never on chain, unless the create transaction is still under way.
-        pending = seen.deploy_tx is not None and seen.deploy_tx.pending
-        return Plan(requeue_after_s=_SOON_S) if pending else Plan((Release(),))
+        return Plan((Release(),)) if _surely_absent(seen, seen.deployment.height) else Plan(requeue_after_s=_SOON_S)
     if deployment.state is DeploymentState.CLOSED:
         return Plan((Release(),), TenantState.CLOSED, (), spent_facts(seen, deployment))
     close_key = f"close/{seen.deployment_id}"
@@ -109,6 +107,14 @@ def _deleting(seen: ObservedTenant) -> Plan:
         return Plan((CloseDeployment(close_key),), TenantState.CLOSING, (closing_failed(words),), {}, _SLOW_S)
     actions: tuple[Action, ...] = () if seen.close_tx is not None else (CloseDeployment(close_key),)
     return Plan(actions, TenantState.CLOSING, (closing,), {}, _SOON_S)
+
+
+def _surely_absent(seen: ObservedTenant, height: int) -> bool:
+    """No deposit can be on chain: said twice, a block apart, and no create transaction says otherwise."""
+    if seen.deploy_tx is not None and seen.deploy_tx.refusal is None:
+        # Under way, or in a block that the node asked has not reached.
+        return False
+    return seen.deployment_absent_height is not None and height > seen.deployment_absent_height
 
 
 def closing_failed(words: str) -> Condition:
@@ -220,9 +226,9 @@ def _bidding(seen: ObservedTenant, order: Order, base: tuple[Condition, ...]) ->
         )
         return Plan((), TenantState.BIDDING, conditions, facts, _RETRY_S)
     if seen.lease_tx is not None and seen.lease_tx.refusal is not None:
-        words = f"The lease with {choice.winner.provider} was refused: {seen.lease_tx.refusal}; the next bid is tried."
+        words = f"The lease with {choice.winner.provider} was refused: {seen.lease_tx.refusal}; it is tried again."
         return Plan(
-            (CreateLease(choice.winner, f"lease/{choice.winner}/retry-{seen.height}"),),
+            (CreateLease(choice.winner, f"lease/{choice.winner}"),),
             None,
             (Condition.false("Ready", "LeaseRefused", words), *base),
             {},

@@ -122,6 +122,8 @@ class ObservedTenant:
     update_tx: TxView | None = None
     top_up_tx: TxView | None = None
     deployment: Seen[Deployment | None] | None = None
+    deployment_absent_height: int | None = None
+    """The height at which the chain first said that there is no such deployment, None while it has one."""
     orders: Seen[tuple[Order, ...]] | None = None
     bids: Seen[tuple[Bid, ...]] | None = None
     leases: Seen[tuple[Lease, ...]] | None = None

@@ -1,0 +1,310 @@
+"""The provider's side of a lease at work: gather, decide (:mod:`gpulease.lease.plan`), execute."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+
+from gpulease.agent.collector import UsageCollector
+from gpulease.chain import codec
+from gpulease.chain.outbox import Priority
+from gpulease.errors import KubeConflict
+from gpulease.ids import LeaseId
+from gpulease.kube.client import Cluster
+from gpulease.kube.refs import Json, Ref
+from gpulease.lease import plan as planner
+from gpulease.lease import states as s
+from gpulease.market.model import Deployment, Lease, LeaseState
+from gpulease.planning import Seen
+from gpulease.runtime import hosted_view, views
+from gpulease.runtime import status as statuses
+from gpulease.runtime.clock import Clock
+from gpulease.runtime.hosted_view import InCluster
+from gpulease.runtime.provider import Providers, ProviderSite
+from gpulease.runtime.stock import Held
+from gpulease.runtime.work import HostedKey
+from gpulease.store.journal import Journal
+from gpulease.units import NS_PER_S
+from gpulease.workload.names import hosted_name, lease_namespace, manifest_secret
+from gpulease.workload.objects import Hosting
+
+log = structlog.get_logger(__name__)
+_KIND = "hosted"
+_QUIET_START_S = 8.0
+"""A lease that is on its way is not worth a status write until it has taken this long, or has trouble to tell of."""
+
+
+@dataclass(slots=True)
+class _Round:
+    """One look at one lease: what was read, so that the actions need not read it again."""
+
+    key: HostedKey
+    site: ProviderSite
+    seen: s.ObservedLease
+    cluster: InCluster
+    held: Held | None
+    lease: Lease | None
+
+    @property
+    def namespace(self) -> str:
+        return lease_namespace(self.key.lease)
+
+
+class HostedLeases:
+    """All leases won by this operator's providers."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        providers: Providers,
+        journal: Journal,
+        usage: UsageCollector,
+        clock: Clock,
+        *,
+        namespace: str,
+        retention_s: float,
+    ) -> None:
+        self._cluster, self._providers, self._journal = cluster, providers, journal
+        self._usage, self._clock = usage, clock
+        self._namespace, self._retention_s = namespace, retention_s
+        self.states: dict[LeaseId, str] = {}
+        """Last known state, for metrics."""
+        self.by_namespace: dict[str, LeaseId] = {}
+
+    async def reconcile(self, key: HostedKey) -> float | None:
+        """One step; returns seconds until the next look."""
+        site = self._providers.by_address(key.lease.provider)
+        if site is None:
+            return 5.0
+        if site.session.problem is not None:
+            return 2.0
+        round_ = await self._gather(key, site)
+        policy = s.Policy(float(site.spec.manifest_timeout_s), self._retention_s)
+        plan = planner.decide(round_.seen, policy)
+        await self._execute(round_, plan)
+        if self._too_early(round_, plan):
+            return min(plan.requeue_after_s or _QUIET_START_S, _QUIET_START_S)
+        return plan.requeue_after_s
+
+    # --- gather ------------------------------------------------------------------------------------------------------
+
+    async def _gather(self, key: HostedKey, site: ProviderSite) -> _Round:
+        session, lease_id = site.session, key.lease
+        self.by_namespace[lease_namespace(lease_id)] = lease_id
+        held = site.stock.reservations.get(str(lease_id))
+        hosting = await self._hosting(site)
+        lease, deployment, cluster = await asyncio.gather(
+            session.see(session.client.lease(lease_id)),
+            session.see(session.client.deployment(lease_id.deployment)),
+            hosted_view.read(
+                self._cluster,
+                lease_id,
+                operator_namespace=self._namespace,
+                hosting=hosting,
+                nodes=held.nodes_by_resource() if held is not None else {},
+            ),
+        )
+        self._note(lease_id.provider, str(lease_id), lease.value)
+        if held is not None and lease.value is not None:
+            site.stock.reservations.mark_leased(str(lease_id))
+        usage = self._usage.usage(lease_namespace(lease_id))
+        workload = cluster.workload
+        if usage is not None and usage.running and workload.namespace_exists:
+            devices = tuple(sorted({device for _, _, device in usage.running}))
+            workload = replace(workload, device_uuids=devices)
+        seen = s.ObservedLease(
+            id=lease_id,
+            now_ns=self._clock.now_ns(),
+            height=lease.height,
+            block_time_ns=session.tip.block_time_ns,
+            lease=lease,
+            deployment=deployment,
+            hosted_known=True,
+            hosted=cluster.hosted,
+            manifest_known=True,
+            manifest=cluster.manifest,
+            workload=workload,
+            objects_differ=cluster.objects.differ,
+            money=_money(site, lease, deployment),
+            gpu_seconds=usage.gpu_seconds if usage is not None else None,
+        )
+        return _Round(key, site, seen, cluster, held, lease.value)
+
+    async def _hosting(self, site: ProviderSite) -> Hosting:
+        snapshot = await site.stock.snapshot()
+        spec = site.spec
+        return Hosting(
+            pod_security=spec.pod_security,
+            runtime_class=spec.runtime_class,
+            closed_ranges=snapshot.cluster_ranges(),
+            opened_ranges=spec.private_ranges_allowed,
+            domain=spec.gateway_domain,
+            public_host=spec.gateway_domain or urlsplit(spec.host_uri).hostname or "",
+        )
+
+    def _note(self, provider: str, lease_id: str, lease: Lease | None) -> None:
+        """The journal's list of live leases: what is looked at again after a restart."""
+        live = lease is not None and lease.state in (LeaseState.ACTIVE, LeaseState.RECLAIMING)
+        known = self._journal.get(_KIND, lease_id)
+        if known is None and lease is None:
+            return
+        if known is None or bool(known.get("live")) != live:
+            self._journal.put(_KIND, lease_id, {"live": live}, owner=provider, is_open=live)
+
+    # --- execute -----------------------------------------------------------------------------------------------------
+
+    async def _execute(self, round_: _Round, plan: s.Plan) -> None:
+        facts = dict(plan.facts)
+        body = round_.cluster.hosted_body
+        for action in plan.actions:
+            match action:
+                case s.CreateHosted():
+                    body = await self._create_hosted(round_)
+                case s.ApplyWorkload():
+                    await self._apply(round_)
+                case s.Withdraw(key):
+                    self._withdraw(round_, key)
+                case s.CloseBid(reason, key):
+                    self._close_bid(round_, reason, key)
+                case s.RememberClosed(height):
+                    facts["closedSeenHeight"] = height
+                case s.DeleteNamespace(uid):
+                    await self._destroy(round_, uid)
+                case s.ReleaseCapacity():
+                    self._release(round_)
+                case s.ForgetHosted():
+                    await self._forget(round_)
+                    return
+        if plan.state is s.HostedState.CLOSED:
+            # The planner asks for this state only once, before a closing time is known.
+            moment = datetime.fromtimestamp(self._clock.now_ns() // NS_PER_S, tz=UTC)
+            facts["closedTime"] = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+        if body is not None:
+            await self._write_status(round_, body, plan, facts)
+
+    async def _write_status(self, round_: _Round, body: Json, plan: s.Plan, facts: dict[str, Any]) -> None:
+        if plan.state is not None:
+            self.states[round_.key.lease] = plan.state.value
+        if self._too_early(round_, plan):
+            return
+        new = statuses.compose(
+            body,
+            state=plan.state.value if plan.state is not None else None,
+            conditions=plan.conditions,
+            facts=facts,
+            now_ns=self._clock.now_ns(),
+        )
+        wrote = await statuses.write(self._cluster, body, new)
+        ready = next((c for c in plan.conditions if c.type == "Ready"), None)
+        if wrote and ready is not None and plan.state is s.HostedState.DEGRADED:
+            await self._cluster.event(body, ready.reason, ready.message, type_="Warning")
+
+    def _too_early(self, round_: _Round, plan: s.Plan) -> bool:
+        """Whether a passing state of a young lease can wait: its next state comes within moments."""
+        lease = round_.lease
+        if lease is None or plan.state not in (s.HostedState.AWAITING_MANIFEST, s.HostedState.DEPLOYING):
+            return False
+        if any(c.reason == "ManifestRefused" for c in plan.conditions):
+            return False
+        age_s = (round_.seen.height - lease.created_at) * round_.seen.block_time_ns / NS_PER_S
+        written = round_.seen.hosted is not None and bool(round_.seen.hosted.status.get("state"))
+        return age_s < _QUIET_START_S and not written
+
+    async def _create_hosted(self, round_: _Round) -> Json | None:
+        lease = round_.lease
+        if lease is None:
+            return None
+        deployment = round_.seen.deployment.value if round_.seen.deployment is not None else None
+        body = hosted_view.hosted_body(
+            round_.key.lease,
+            namespace=self._namespace,
+            price=str(lease.price.amount),
+            created_height=lease.created_at,
+            manifest_hash=deployment.hash.hex() if deployment is not None else None,
+            placement=_placement(round_),
+        )
+        log.info("hosting", lease=str(round_.key.lease))
+        return await self._cluster.apply(body)
+
+    async def _apply(self, round_: _Round) -> None:
+        """Namespace, then what limits it, then what runs in it: a pod must never be there before its limits."""
+        write = list(round_.cluster.objects.write)
+        for kinds in (("Namespace",), ("NetworkPolicy", "ResourceQuota", "LimitRange", "Secret")):
+            await asyncio.gather(*(self._cluster.apply(o) for o in write if o["kind"] in kinds))
+            write = [o for o in write if o["kind"] not in kinds]
+        await asyncio.gather(*(self._cluster.apply(o) for o in write))
+        for extra in round_.cluster.objects.remove:
+            await self._cluster.delete(Ref.of(extra), uid=str(extra["metadata"]["uid"]))
+        log.info("workload applied", lease=str(round_.key.lease), namespace=round_.namespace)
+
+    def _withdraw(self, round_: _Round, key: str) -> None:
+        round_.site.session.send(
+            round_.site.key,
+            key,
+            "withdraw",
+            codec.withdraw_lease(round_.key.lease),
+            priority=Priority.MONEY,
+            then=round_.key,
+        )
+
+    def _close_bid(self, round_: _Round, reason: int, key: str) -> None:
+        log.warning("lease is given up", lease=str(round_.key.lease), reason=reason)
+        round_.site.session.send(
+            round_.site.key,
+            key,
+            "close-bid",
+            codec.close_bid(round_.key.lease, reason=reason),
+            priority=Priority.MARKET,
+            then=round_.key,
+        )
+
+    async def _destroy(self, round_: _Round, uid: str) -> None:
+        """The workload, then the manifest, which may hold the tenant's secrets."""
+        log.info("workload removed", lease=str(round_.key.lease), namespace=round_.namespace)
+        try:
+            await self._cluster.delete(Ref("v1", "Namespace", round_.namespace), uid=uid)
+        except KubeConflict:
+            log.warning("namespace is another one by now", namespace=round_.namespace)
+            return
+        await self._cluster.delete(Ref("v1", "Secret", manifest_secret(round_.namespace), self._namespace))
+
+    def _release(self, round_: _Round) -> None:
+        if round_.site.stock.reservations.release(str(round_.key.lease)):
+            log.info("capacity released", lease=str(round_.key.lease))
+
+    async def _forget(self, round_: _Round) -> None:
+        hosted = round_.seen.hosted
+        assert hosted is not None
+        ref = Ref(hosted_view.API, "HostedLease", hosted_name(round_.key.lease), self._namespace)
+        await self._cluster.delete(ref, uid=hosted.uid)
+        self.states.pop(round_.key.lease, None)
+        self.by_namespace.pop(round_.namespace, None)
+
+
+def _placement(round_: _Round) -> list[dict[str, Any]]:
+    if round_.held is None:
+        return []
+    names = {x.resources.id: x.name for x in round_.cluster.group.services} if round_.cluster.group is not None else {}
+    return [
+        {"node": node, "service": names.get(rid, f"resource-{rid}"), "replicas": count}
+        for rid, by_node in sorted(round_.held.replicas.items())
+        for node, count in sorted(by_node.items())
+    ]
+
+
+def _money(site: ProviderSite, lease: Seen[Lease | None], deployment: Seen[Deployment | None]) -> s.MoneyView | None:
+    if lease.value is None:
+        return None
+    return views.money_view(
+        lease.value,
+        deployment.value,
+        height=min(lease.height, deployment.height),
+        block_time_ns=site.session.tip.block_time_ns,
+        period_s=site.spec.withdraw_period_s,
+        threshold_uact=site.spec.withdraw_threshold_uact,
+    )

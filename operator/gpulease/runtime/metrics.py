@@ -1,0 +1,201 @@
+"""The operator's HTTP face for machines: metrics, probes, and the ledger held against the chain.
+
+Metrics are read off the running parts when they are asked for; nothing is counted twice, and a lease's series end with
+its HostedLease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gpulease.errors import GpuleaseError
+from gpulease.units import NS_PER_S
+
+if TYPE_CHECKING:
+    from gpulease.runtime.app import Operator
+
+_STUCK_S = 300.0
+_LEDGER_TRIES = 10
+_JOULES = 1000
+
+
+class OperatorCollector(Collector):
+    def __init__(self, operator: Operator) -> None:
+        self._op = operator
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._chains()
+        yield from self._market()
+        yield from self._leases()
+        yield from self._machine()
+
+    def _chains(self) -> Iterator[Metric]:
+        height = GaugeMetricFamily("gpulease_chain_height", "Last block read.", labels=["chain"])
+        lag = GaugeMetricFamily("gpulease_chain_lag_seconds", "Age of the last block read.", labels=["chain"])
+        up = GaugeMetricFamily("gpulease_chain_up", "1 while the chain can be used.", labels=["chain"])
+        txs = CounterMetricFamily(
+            "gpulease_transactions", "Transactions settled, by kind and outcome.", labels=["chain", "kind", "outcome"]
+        )
+        wrong = GaugeMetricFamily(
+            "gpulease_ledger_difference", "Chain minus ledger in micro-units.", labels=["chain", "account", "denom"]
+        )
+        now_ns = self._op.clock.now_ns()
+        for session in self._op.hub.sessions:
+            chain = session.spec.chain_id
+            height.add_metric([chain], session.tip.height)
+            if session.tip.time_ns:
+                lag.add_metric([chain], max(now_ns - session.tip.time_ns, 0) / NS_PER_S)
+            up.add_metric([chain], 0 if session.problem else 1)
+            for (kind, outcome), count in sorted(session.settled_total.items()):
+                txs.add_metric([chain, kind, outcome], count)
+            for account, difference in sorted((session.ledger_difference or {}).items()):
+                for denom in ("uact", "uakt"):
+                    wrong.add_metric([chain, account, denom], difference.get(denom, 0))
+        yield from (height, lag, up, txs, wrong)
+
+    def _market(self) -> Iterator[Metric]:
+        declined = CounterMetricFamily(
+            "gpulease_orders_declined", "Orders without a bid of ours, by reason.", labels=["reason"]
+        )
+        for reason, count in sorted(self._op.market.declined_total.items()):
+            declined.add_metric([reason], count)
+        bids = CounterMetricFamily("gpulease_bids", "Bids handed over.")
+        bids.add_metric([], self._op.market.bids_total)
+        open_bids = GaugeMetricFamily("gpulease_open_bids", "Bids that may still win.", labels=["provider"])
+        earned = GaugeMetricFamily("gpulease_earned_uact", "Withdrawn from leases so far.", labels=["provider"])
+        for site in self._op.providers.by_name.values():
+            open_bids.add_metric([site.address], site.stock.reservations.open_count())
+            if site.earned_uact is not None:
+                earned.add_metric([site.address], site.earned_uact)
+        yield from (declined, bids, open_bids, earned)
+
+    def _leases(self) -> Iterator[Metric]:
+        hosted = GaugeMetricFamily("gpulease_hosted_leases", "Leases hosted, by state.", labels=["state"])
+        for state, count in sorted(_tally(self._op.hosted.states.values()).items()):
+            hosted.add_metric([state], count)
+        bought = GaugeMetricFamily("gpulease_tenant_leases", "GPULeases, by state.", labels=["state"])
+        for state, count in sorted(_tally(self._op.tenants.states.values()).items()):
+            bought.add_metric([state], count)
+        gpu_s = CounterMetricFamily("gpulease_lease_gpu_seconds", "GPU time held.", labels=["lease"])
+        records = CounterMetricFamily("gpulease_lease_usage_records", "Usage records taken in.", labels=["lease"])
+        energy = CounterMetricFamily("gpulease_lease_energy_joules", "Energy measured.", labels=["lease"])
+        gaps = CounterMetricFamily("gpulease_lease_gap_seconds", "GPU time that is not known.", labels=["lease"])
+        for namespace, lease in sorted(self._op.hosted.by_namespace.items()):
+            usage = self._op.usage.usage(namespace)
+            if usage is None:
+                continue
+            gpu_s.add_metric([str(lease)], usage.gpu_ms / 1000)
+            records.add_metric([str(lease)], usage.records)
+            energy.add_metric([str(lease)], usage.energy_mj / _JOULES)
+            gaps.add_metric([str(lease)], usage.gap_ms / 1000)
+        unknown = GaugeMetricFamily("gpulease_agent_up", "0 while a node's usage is unknown.", labels=["node"])
+        for node in sorted(self._op.intake.nodes):
+            unknown.add_metric([node], 0 if node in self._op.intake.problems else 1)
+        yield from (hosted, bought, gpu_s, records, energy, gaps, unknown)
+
+    def _machine(self) -> Iterator[Metric]:
+        depth = GaugeMetricFamily("gpulease_queue_depth", "Keys waiting.", labels=["queue"])
+        oldest = GaugeMetricFamily("gpulease_queue_oldest_seconds", "Longest wait of a key.", labels=["queue"])
+        done = CounterMetricFamily("gpulease_queue_done", "Looks that succeeded.", labels=["queue"])
+        failed = CounterMetricFamily("gpulease_queue_failed", "Looks that failed.", labels=["queue"])
+        for name, queue in self._op.queues.items():
+            stats = queue.stats()
+            depth.add_metric([name], stats.depth)
+            oldest.add_metric([name], stats.oldest_age_s)
+            done.add_metric([name], stats.done_total)
+            failed.add_metric([name], stats.failed_total)
+        writes = CounterMetricFamily("gpulease_api_writes", "Writes to the API server.", labels=["kind"])
+        for kind, count in sorted(self._op.cluster.writes_total.items()):
+            writes.add_metric([kind], count)
+        yield from (depth, oldest, done, failed, writes)
+
+
+def _tally(states: Any) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for state in states:
+        found[state] = found.get(state, 0) + 1
+    return found
+
+
+class MetricsServer:
+    """``/metrics``, ``/healthz`` (the loop turns), ``/readyz`` (watches and chains stand), ``/ledger``."""
+
+    def __init__(self, operator: Operator, *, host: str, port: int) -> None:
+        self._op, self._host, self._port = operator, host, port
+        self._registry = CollectorRegistry()
+        self._registry.register(OperatorCollector(operator))
+        ProcessCollector(registry=self._registry)
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/ledger", self._ledger)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._host, self._port).start()
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        for name, queue in self._op.queues.items():
+            stats = queue.stats()
+            if max(stats.oldest_age_s, stats.longest_run_s) > _STUCK_S:
+                return web.Response(status=503, text=f"the {name} queue is stuck\n")
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        if not self._op.watching:
+            return web.Response(status=503, text="the watches do not stand yet\n")
+        return web.Response(text="ok\n")
+
+    async def _ledger(self, _: web.Request) -> web.Response:
+        """Our books beside the bank, at one height; 503 when no such moment came."""
+        try:
+            chains = [await self._compare(session) for session in self._op.hub.sessions if session.books.accounts]
+        except GpuleaseError as error:
+            return web.json_response({"error": str(error)}, status=503)
+        return web.json_response({"chains": chains})
+
+    async def _compare(self, session: Any) -> dict[str, Any]:
+        for _ in range(_LEDGER_TRIES):
+            height = session.tip.height
+            found = await session.books.difference(session.client, height=height)
+            if found is not None:
+                accounts = {
+                    account: {
+                        "ledger": session.books.ledger.balances(account),
+                        "chain": {
+                            denom: session.books.ledger.balances(account).get(denom, 0) + difference.get(denom, 0)
+                            for denom in {*session.books.ledger.balances(account), *difference}
+                        },
+                        "difference": difference,
+                    }
+                    for account, difference in sorted(found.items())
+                }
+                balanced = not any(entry["difference"] for entry in accounts.values())
+                return {
+                    "chainId": session.spec.chain_id,
+                    "height": height,
+                    "accounts": accounts,
+                    "balanced": balanced,
+                }
+            await asyncio.sleep(0.05)
+        raise GpuleaseError("the chain moved on at every try; ask again")

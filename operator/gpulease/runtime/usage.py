@@ -1,0 +1,84 @@
+"""Usage records come in from the nodes' agents; a lease is looked at again when what it holds has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import aiohttp
+import structlog
+
+from gpulease.agent.client import AgentClient
+from gpulease.agent.collector import UsageCollector
+from gpulease.errors import AgentUnreachable, BadInput
+from gpulease.kube.client import Cluster
+from gpulease.kube.refs import Json
+from gpulease.runtime.work import NodeUsageKey
+
+log = structlog.get_logger(__name__)
+AGENT_LABEL = "gpulease.dev/agent"
+AGENT_PORT = 9412
+_CATCH_UP_S = 0.2
+
+
+class UsageIntake:
+    """``problems`` says by node why its usage is unknown now."""
+
+    def __init__(
+        self,
+        collector: UsageCollector,
+        *,
+        endpoints: Mapping[str, str],
+        token: str | None,
+        poll_s: float,
+        on_change: Callable[[str], None],
+    ) -> None:
+        self._collector, self._token, self._poll_s = collector, token, poll_s
+        self._fixed, self._found = dict(endpoints), dict[str, str]()
+        self._on_change = on_change
+        self._session: aiohttp.ClientSession | None = None
+        self.problems: dict[str, str] = {}
+        self.lost_total = 0
+
+    @property
+    def nodes(self) -> Mapping[str, str]:
+        """Agent URLs by node; what the settings name goes before what was found."""
+        return {**self._found, **self._fixed}
+
+    async def discover(self, cluster: Cluster, *, namespace: str) -> None:
+        """Agents that run as pods of the operator's namespace."""
+        pods = await cluster.list("v1", "Pod", namespace=namespace, labels={AGENT_LABEL: "true"})
+        self._found = {str(p["spec"]["nodeName"]): _url(p) for p in pods.items if _url(p)}
+
+    async def pull(self, key: NodeUsageKey) -> float | None:
+        """One look at one node; returns seconds until the next, None for a node without an agent any more."""
+        url = self.nodes.get(key.node)
+        if url is None:
+            self.problems.pop(key.node, None)
+            return None
+        if self._session is None:
+            self._session = aiohttp.ClientSession()
+        try:
+            done = await self._collector.collect(key.node, AgentClient(url, self._session, token=self._token))
+        except (AgentUnreachable, BadInput) as error:
+            if self.problems.get(key.node) != str(error):
+                log.warning("usage of a node is unknown", node=key.node, problem=str(error))
+            self.problems[key.node] = str(error)
+            return self._poll_s
+        self.problems.pop(key.node, None)
+        self.lost_total += done.lost
+        for namespace in done.namespaces:
+            self._on_change(namespace)
+        return _CATCH_UP_S if done.behind else self._poll_s
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+def _url(pod: Json) -> str:
+    address = str((pod.get("status") or {}).get("podIP") or "")
+    if not address or not pod["spec"].get("nodeName"):
+        return ""
+    host = f"[{address}]" if ":" in address else address
+    ports = [p for c in pod["spec"]["containers"] for p in c.get("ports") or () if p.get("name") == "http"]
+    return f"http://{host}:{ports[0]['containerPort'] if ports else AGENT_PORT}"
