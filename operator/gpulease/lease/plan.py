@@ -7,6 +7,7 @@ apart, loses its namespace. Anything unknown changes nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from gpulease.lease.states import (
@@ -42,8 +43,20 @@ def decide(seen: ObservedLease, policy: Policy) -> Plan:
     if lease is None:
         return _never_existed(seen)
     if lease.state in _LIVE:
-        return _live(seen, policy, lease)
+        return replace(_live(seen, policy, lease), figures=_figures(seen))
     return _closed(seen, policy, lease, seen.lease.height)
+
+
+def _figures(seen: ObservedLease) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    if seen.gpu_seconds is not None:
+        figures["gpuSeconds"] = seen.gpu_seconds
+    if seen.money is not None:
+        figures["withdrawnUact"] = seen.money.withdrawn_uact
+        figures["owedUact"] = seen.money.owed_uact
+        if seen.money.run_out_height is not None:
+            figures["runOutHeight"] = seen.money.run_out_height
+    return figures
 
 
 def _never_existed(seen: ObservedLease) -> Plan:
@@ -182,9 +195,6 @@ def _closed(seen: ObservedLease, policy: Policy, lease: Lease, height: int) -> P
         Condition.false("Running", "Closed", words),
         Condition.true("Closed", "Closed", words),
     )
-    if seen.gpu_seconds is not None:
-        facts["gpuSeconds"] = seen.gpu_seconds
-    if seen.money is not None:
-        facts["withdrawnUact"] = seen.money.withdrawn_uact
-        facts["owedUact"] = 0
+    # The books of a closed lease stand still: its last figures are facts.
+    facts |= _figures(seen) | {"owedUact": 0}
     return Plan((ReleaseCapacity(),), HostedState.CLOSED, conditions, facts, policy.retention_s)

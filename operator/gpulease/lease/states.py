@@ -162,10 +162,11 @@ Action = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``state`` None means: leave the status as it is."""
+    """``state`` None means: leave the status as it is. ``figures`` move all the time and go along with other news."""
 
     actions: tuple[Action, ...] = ()
     state: HostedState | None = None
     conditions: tuple[Condition, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
     requeue_after_s: float | None = None
+    figures: dict[str, Any] = field(default_factory=dict)

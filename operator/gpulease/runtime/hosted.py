@@ -72,6 +72,7 @@ class HostedLeases:
         self._cluster, self._providers, self._journal = cluster, providers, journal
         self._usage, self._clock = usage, clock
         self._namespace, self._retention_s = namespace, retention_s
+        self._figures = statuses.Figures()
         self.states: dict[LeaseId, str] = {}
         """Last known state, for metrics."""
         self.by_namespace: dict[str, LeaseId] = {}
@@ -192,16 +193,18 @@ class HostedLeases:
             self.states[round_.key.lease] = plan.state.value
         if self._too_early(round_, plan):
             return
-        new = statuses.compose(
+        written = await statuses.publish(
+            self._cluster,
             body,
+            self._figures,
             state=plan.state.value if plan.state is not None else None,
             conditions=plan.conditions,
             facts=facts,
+            along=plan.figures,
             now_ns=self._clock.now_ns(),
         )
-        wrote = await statuses.write(self._cluster, body, new)
         ready = next((c for c in plan.conditions if c.type == "Ready"), None)
-        if wrote and ready is not None and plan.state is s.HostedState.DEGRADED:
+        if written is not None and ready is not None and plan.state is s.HostedState.DEGRADED:
             await self._cluster.event(body, ready.reason, ready.message, type_="Warning")
 
     def _too_early(self, round_: _Round, plan: s.Plan) -> bool:
@@ -282,6 +285,7 @@ class HostedLeases:
         assert hosted is not None
         ref = Ref(hosted_view.API, "HostedLease", hosted_name(round_.key.lease), self._namespace)
         await self._cluster.delete(ref, uid=hosted.uid)
+        self._figures.forget(hosted.uid)
         self.states.pop(round_.key.lease, None)
         self.by_namespace.pop(round_.namespace, None)
 

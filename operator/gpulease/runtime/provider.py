@@ -30,14 +30,13 @@ from gpulease.planning import Condition
 from gpulease.runtime import status as statuses
 from gpulease.runtime.chains import ChainHub, ChainSession
 from gpulease.runtime.clock import Clock
-from gpulease.runtime.specs import ObjectName, ProviderSpec, object_name, parse_provider
+from gpulease.runtime.specs import ObjectName, ProviderSpec, parse_provider
 from gpulease.runtime.stock import Reservations, Stock
 from gpulease.runtime.wallets import read_key
 from gpulease.store.journal import Journal
 from gpulease.units import NS_PER_S
 
 log = structlog.get_logger(__name__)
-_MONEY_AGE_S = 600
 _RENEW_BEFORE_S = 30 * 24 * 3600
 
 
@@ -67,7 +66,7 @@ class Providers:
     def __init__(self, cluster: Cluster, hub: ChainHub, journal: Journal, clock: Clock) -> None:
         self._cluster, self._hub, self._journal, self._clock = cluster, hub, journal, clock
         self.by_name: dict[ObjectName, ProviderSite] = {}
-        self._money_written_ns: dict[ObjectName, int] = {}
+        self._figures = statuses.Figures()
 
     def by_address(self, address: str) -> ProviderSite | None:
         return next((site for site in self.by_name.values() if site.address == address), None)
@@ -77,7 +76,6 @@ class Providers:
         body = await self._cluster.get(Ref("gpulease.dev/v1alpha1", "GPUProvider", name.name, name.namespace))
         if body is None:
             self.by_name.pop(name, None)
-            self._money_written_ns.pop(name, None)
             return None
         site = await self._site(name, body)
         if isinstance(site, Condition):
@@ -199,18 +197,20 @@ class Providers:
         conditions: tuple[Condition, ...],
         facts: dict[str, Any],
     ) -> None:
-        """Money moves with every settlement: it goes along with other news, and by itself only now and then."""
-        now_ns = self._clock.now_ns()
-        money: dict[str, Any] = {}
+        along: dict[str, Any] = {}
         if site is not None:
-            money = {"earnedUact": site.earned_uact, "unsettledUact": site.unsettled_uact}
-        new = statuses.compose(body, state=None, conditions=conditions, facts=facts, now_ns=now_ns)
-        name = object_name(body)
-        stale = now_ns - self._money_written_ns.get(name, 0) > _MONEY_AGE_S * NS_PER_S
-        if new != (body.get("status") or {}) or stale:
-            new = statuses.compose(body, state=None, conditions=conditions, facts={**facts, **money}, now_ns=now_ns)
-            self._money_written_ns[name] = now_ns
-        await statuses.write(self._cluster, body, new)
+            height = site.session.tip.height or None
+            along = {"earnedUact": site.earned_uact, "unsettledUact": site.unsettled_uact, "chainHeight": height}
+        await statuses.publish(
+            self._cluster,
+            body,
+            self._figures,
+            state=None,
+            conditions=conditions,
+            facts=facts,
+            along=along,
+            now_ns=self._clock.now_ns(),
+        )
 
 
 def _gpu_facts(count: GpuCount) -> dict[str, int]:

@@ -35,6 +35,7 @@ _ASK_FAILED_S = 5.0
 class Actor:
     def __init__(self, cluster: Cluster, talks: Talks, clock: Clock) -> None:
         self._cluster, self._talks, self._clock = cluster, talks, clock
+        self._figures = statuses.Figures()
 
     async def execute(self, round_: Round, plan: s.Plan) -> LeaseId | None:
         """Do what the plan says; the lease whose gateway has just been spoken to, if any."""
@@ -58,6 +59,7 @@ class Actor:
             await self._write_status(round_, plan)
         if released:
             await self._release(round_)
+            self._figures.forget(round_.seen.uid)
         return spoken_to
 
     # --- the object --------------------------------------------------------------------------------------------------
@@ -83,16 +85,19 @@ class Actor:
             facts |= {"dseq": str(round_.seen.deployment_id.dseq), "address": round_.wallet.address}
         if not (plan.conditions or plan.state):
             return
-        new = statuses.compose(
+        written = await statuses.publish(
+            self._cluster,
             round_.body,
+            self._figures,
             state=plan.state.value if plan.state is not None else None,
             conditions=plan.conditions,
             facts=facts,
+            along=plan.figures,
             now_ns=self._clock.now_ns(),
         )
-        if await statuses.write(self._cluster, round_.body, new):
+        if written is not None:
             await self._tell(round_, plan)
-            round_.body = {**round_.body, "status": new}
+            round_.body = {**round_.body, "status": written}
 
     async def _tell(self, round_: Round, plan: s.Plan) -> None:
         """Trouble is worth an event; that all goes well is in the conditions."""

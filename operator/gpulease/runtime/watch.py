@@ -113,7 +113,10 @@ class Watcher:
         return registry
 
     async def _login(self, **kwargs: Any) -> Any:
-        if self._kubeconfig is not None or "KUBECONFIG" in os.environ:
+        if self._kubeconfig is not None:
+            # kopf takes the path from nowhere else.
+            os.environ["KUBECONFIG"] = self._kubeconfig
+        if "KUBECONFIG" in os.environ:
             return kopf.login_with_kubeconfig(**kwargs)
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 

@@ -6,12 +6,15 @@ Figures that move every block are not written at every block: they go to metrics
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from gpulease.market.model import Deployment
 from gpulease.planning import NS_PER_S, Condition
 from gpulease.tenancy.states import FundsView, ObservedTenant
 from gpulease.units import SECONDS_PER_HOUR, Dec, uact_to_usd
+
+_LONGEST_NS = 100 * 365 * 24 * SECONDS_PER_HOUR * NS_PER_S
 
 
 def usd_per_hour(uact_per_block: Dec, block_time_ns: int) -> str:
@@ -40,6 +43,25 @@ def describe_funds(funds: FundsView, *, height: int, block_time_ns: int, budget_
     if hours < 0:
         return Condition.false("Funded", "RunOut", "The funds ran out.")
     return Condition.true("Funded", "TopUpsWithinBudget", "Funds are topped up before they end, within spec.budgetUsd.")
+
+
+def figures(seen: ObservedTenant, deployment: Deployment) -> dict[str, Any]:
+    """Cost and funds as of the observed height; nothing is known of an account that is not projected."""
+    if seen.funds is None:
+        return spent_facts(seen, deployment)
+    left_uact = max(seen.wanted.budget_uact - seen.funds.spent_uact, 0)
+    known: dict[str, Any] = {
+        "spentUact": seen.funds.spent_uact,
+        "fundsUact": seen.funds.funds_uact,
+        "budgetLeftUact": left_uact,
+    }
+    if seen.funds.run_out_height is not None:
+        left_ns = (seen.funds.run_out_height - seen.height) * seen.block_time_ns
+        known["runOutHeight"] = seen.funds.run_out_height
+        # A tiny price makes funds last beyond any calendar: a hundred years is as good as for ever.
+        moment_s = (seen.now_ns + min(left_ns, _LONGEST_NS)) // NS_PER_S
+        known["runOutTime"] = datetime.fromtimestamp(moment_s, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return known
 
 
 def spent_facts(seen: ObservedTenant, deployment: Deployment) -> dict[str, Any]:

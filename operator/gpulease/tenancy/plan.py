@@ -6,6 +6,7 @@ the winner its manifest, does it run, does the money last. The first question wi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from gpulease.market.model import (
@@ -18,7 +19,7 @@ from gpulease.market.model import (
 )
 from gpulease.planning import NS_PER_S, Condition
 from gpulease.tenancy.bids import Choice, choose
-from gpulease.tenancy.money import describe_funds, price_facts, spent_facts, usd_per_hour
+from gpulease.tenancy.money import describe_funds, figures, price_facts, spent_facts, usd_per_hour
 from gpulease.tenancy.states import (
     Action,
     AskStatus,
@@ -62,7 +63,7 @@ def decide(seen: ObservedTenant) -> Plan:
         return Plan(requeue_after_s=_RETRY_S)
     if seen.deployment.value is None:
         return _not_ordered(seen)
-    return _ordered(seen, seen.deployment.value)
+    return replace(_ordered(seen, seen.deployment.value), figures=figures(seen, seen.deployment.value))
 
 
 def _stuck(

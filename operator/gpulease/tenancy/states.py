@@ -197,10 +197,12 @@ Action = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``state`` None means: leave the status as it is. ``facts`` are status fields to set."""
+    """``state`` None means: leave the status as it is. ``facts`` are status fields to set, ``figures`` such as
+    move all the time and go along with other news."""
 
     actions: tuple[Action, ...] = ()
     state: TenantState | None = None
     conditions: tuple[Condition, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
     requeue_after_s: float | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
