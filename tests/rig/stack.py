@@ -21,7 +21,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,6 +94,11 @@ class StackCluster(Protocol):
         ...
 
     @property
+    def agent_token_file(self) -> Path | None:
+        """The token of those agents; None where the stack makes one for its own."""
+        ...
+
+    @property
     def nvml_env(self) -> Mapping[str, str]: ...
     def identity(self, name: str) -> Path:
         """A kubeconfig for a process of that name, so that the audit log tells who wrote."""
@@ -112,6 +117,7 @@ class OnRig:
 
     rig: Rig
     agents: Mapping[str, str] = field(default_factory=dict)
+    agent_token_file: Path | None = None
 
     @property
     def name(self) -> str:
@@ -234,7 +240,7 @@ class Stack:
             return False
 
     def key(self, account: str) -> tuple[str, str]:
-        """Address and private key (hexadecimal, for tests) of ``provider``, ``tenant``, ``provider-hot`` or ``faucet``."""
+        """Address and private key (hexadecimal, for tests) of ``provider``, ``tenant`` or another of the devnet's."""
         keys = json.loads((self.folder / "devnet" / "keys.json").read_text())
         try:
             return keys[account]["address"], keys[account]["private_key_hex"]
@@ -292,6 +298,8 @@ class Stack:
     @property
     def token_file(self) -> Path:
         """What the operator shows to the agents."""
+        if self.cluster.agent_token_file is not None:
+            return self.cluster.agent_token_file
         path = self.folder / "agent-token"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -457,14 +465,24 @@ def rss_mb(process: Process) -> float:
     raise RigError(f"{process.name} has no resident memory to read: it ended")
 
 
-def until(what: str, check: Callable[[], Any], *, timeout_s: float, interval_s: float = 0.2) -> Any:
+def until(
+    what: str,
+    check: Callable[[], Any],
+    *,
+    timeout_s: float,
+    interval_s: float = 0.2,
+    alive: Iterable[Process] = (),
+) -> Any:
     """Ask until the answer is true, and give it; sources that are silent are asked again.
 
-    A :class:`RigError` says what did not happen, and what the last look said.
+    A :class:`RigError` says what did not happen and what the last look said, or that one of ``alive`` ended.
     """
     deadline = time.monotonic() + timeout_s
     last = ""
+    watched = tuple(alive)
     while True:
+        for process in watched:
+            process.check()
         try:
             found = check()
             if found:
