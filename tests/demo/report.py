@@ -20,9 +20,9 @@ _MOST_LINES = 12
 
 
 def money(console: Console, rows: Sequence[Row]) -> None:
-    table = Table(title="Balances, in micro-units", title_justify="left", box=None, padding=(0, 2), header_style="dim")
+    table = Table(title="Balances, in micro-units", title_justify="left", box=None, padding=(0, 1), header_style="dim")
     for name in ("account", "unit", "before", "after", "change", "of it fees", "ledger − bank"):
-        table.add_column(name, justify="left" if name in ("account", "unit") else "right")
+        table.add_column(name, justify="left" if name in ("account", "unit") else "right", no_wrap=True)
     for row in rows:
         numbers = (row.before, row.after, row.after - row.before, -row.fees, row.ledger - row.after)
         table.add_row(row.account, row.denom, *(f"{number:,}".replace(",", " ") for number in numbers))

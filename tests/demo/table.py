@@ -19,7 +19,7 @@ from tests.demo.model import Seen, Step
 _ACTS = {
     "machine": "This machine",
     "setup": "The parts",
-    "lease": "kubectl apply -f docs/examples/lease.yaml",
+    "lease": "kubectl apply -f lease.yaml",
     "close": "kubectl delete gpulease demo",
 }
 _HEARTBEAT_S = 15.0
