@@ -117,7 +117,7 @@ class OwnCluster:
         self.kubeconfig.touch(mode=0o600)
         if self._env.get("KUBECONFIG"):
             source = ("config", "view", "--flatten", "--minify", "-o", "yaml")
-            self.kubeconfig.write_text(kubectl_with(self._tool, None, *source))
+            self.kubeconfig.write_text(kubectl_with(self._tool, None, *source, input_text=None, timeout_s=30))
         try:
             self.kubectl("get", "--raw", "/readyz", timeout_s=15)
         except RigError as error:
@@ -125,7 +125,7 @@ class OwnCluster:
         crds = self.kubectl("get", "crd", "-o", "name").splitlines()
         known = [name for name in crds if name.endswith(".gpulease.dev")]
         (self.state_dir / "crds-before").write_text("\n".join(known))
-        return [*self._rights(), *self._installed(), *self._gpus(), *self._agent(), *self._dcgm()]
+        return [*self._rights(), *self._installed(), *self._gpus(), *self._agent(), *self.monitoring()]
 
     def _rights(self) -> list[Lack]:
         missing = []
@@ -188,7 +188,8 @@ class OwnCluster:
         silent = [url for url in self.agents.values() if status_of(f"{url}/healthz") != 200]
         return [Lack(f"the node agent at {url} does not answer /healthz with 200; {how}") for url in silent]
 
-    def _dcgm(self) -> list[Lack]:
+    def monitoring(self) -> list[Lack]:
+        """What only leaves steps out."""
         if not shutil.which("prometheus"):
             return [
                 Lack("prometheus is not installed on this machine", False, ("Prometheus", "DCGM series of that GPU"))

@@ -301,6 +301,10 @@ class Story:
 
         return Seen(self._until("the ledger equal to the chain's balances", look, blocks=10))
 
+    def paid_uact(self) -> int:
+        """What escrow paid out for the lease so far, as of the last look at it."""
+        return int(self._lease().raw["escrow_payment"]["state"]["withdrawn"]["amount"])
+
     # -- helpers -----------------------------------------------------------------------------------------------
 
     def lease_id(self) -> LeaseId:
