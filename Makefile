@@ -50,6 +50,12 @@ test-envtest: setup ## tests against a real API server
 test-e2e: setup ## tests on the rig (needs root)
 	$(PYTEST) tests/e2e -q
 
+demo: ## the whole story of one lease on a real cluster on this machine (needs root), set up by itself
+	@bash tools/demo.sh up
+
+demo-down: ## remove what an aborted demo left
+	@bash tools/demo.sh down
+
 proto: setup ## write proto/akash from the wire facts and generate operator/gpulease/pb
 	$(PY) tools/gen_proto.py
 	$(PY) tools/gen_pb.py

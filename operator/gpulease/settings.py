@@ -6,9 +6,10 @@ What belongs to one provider or lease is in its custom resource; what belongs to
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class OperatorSettings(BaseSettings):
@@ -17,7 +18,7 @@ class OperatorSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GPULEASE_", extra="ignore", frozen=True)
 
     namespace: str = Field(default="gpulease-system", max_length=63)
-    roles: tuple[str, ...] = ("provider", "tenant")
+    roles: Annotated[tuple[str, ...], NoDecode] = ("provider", "tenant")
     state_dir: Path = Path("/var/lib/gpulease")
     metrics_listen: str = "127.0.0.1:9411"
     log_level: str = "info"

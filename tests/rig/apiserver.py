@@ -136,8 +136,15 @@ class ApiServer:
 
 def kubectl(kubeconfig: Path, *args: str, input_text: str | None = None, timeout_s: float = 30.0) -> str:
     """Standard output of kubectl; a RigError with what it said on the other."""
-    argv = [tool("kubectl"), f"--kubeconfig={kubeconfig}", *args]
-    env = {**os.environ, "KUBECACHEDIR": str(kubeconfig.parent / "kubectl-cache")}
+    return kubectl_with(tool("kubectl"), kubeconfig, *args, input_text=input_text, timeout_s=timeout_s)
+
+
+def kubectl_with(
+    program: str, kubeconfig: Path | None, *args: str, input_text: str | None = None, timeout_s: float = 30.0
+) -> str:
+    """The same with a kubectl of choice; without ``kubeconfig`` it follows the environment."""
+    argv = [program, *([f"--kubeconfig={kubeconfig}"] if kubeconfig else []), *args]
+    env = {**os.environ, **({"KUBECACHEDIR": str(kubeconfig.parent / "kubectl-cache")} if kubeconfig else {})}
     try:
         done = subprocess.run(
             argv,

@@ -165,7 +165,7 @@ def build_project(project: GoProject, go: str) -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     env = {**_go_env(go), "CGO_ENABLED": "1" if project.cgo else "0"}
-    argv = [go, "build", "-ldflags", project.ldflags, "-o", f"{out}/", *project.packages]
+    argv = [go, "build", "-v", "-ldflags", project.ldflags, "-o", f"{out}/", *project.packages]
     call(argv, cwd=folder, env=env, timeout_s=2400)
     for before, after in project.renames:
         if (out / before).exists():

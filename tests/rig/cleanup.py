@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.rig import config as c
 from tests.rig.errors import RigError
 from tests.rig.node import which
-from tests.rig.process import end_group, read_pid_file, wait_for
+from tests.rig.process import end_group, marked, read_pid_file, wait_for
 
 MARK = ".gpulease-rig"
 _CHAINS = re.compile(r"^:?(KUBE-[A-Z0-9-]+|CNI-[A-Za-z0-9-]+)\b")
@@ -74,6 +74,7 @@ def _end_processes(run_dir: Path) -> None:
         if found and found[0] != os.getpid():
             end_group(*found, grace_s=3.0)
         path.unlink(missing_ok=True)
+    _kill(pid for pid, _ in marked(run_dir))
 
 
 def _kill(pids: Iterable[int]) -> None:

@@ -75,7 +75,7 @@ class Rig:
             raise RigError("the rig needs root (containers, network, /var/lib/kubelet): run as root, or set RIG=none")
         self._refuse_second()
         build_all()
-        cleanup.sweep(self.state_dir)
+        self.clear()
         began = time.monotonic()
         try:
             self._start()
@@ -84,6 +84,11 @@ class Rig:
             raise
         self.warm_s = time.monotonic() - began
         print(f"rig: up in {self.warm_s:.1f} s: node {self.node_name}, {len(self.gpu_uuids)} GPUs", flush=True)
+
+    def clear(self) -> None:
+        """Remove what an aborted run left; a RigError where another process has a rig up."""
+        self._refuse_second()
+        cleanup.sweep(self.state_dir)
 
     def _refuse_second(self) -> None:
         owner = read_pid_file(self.run_dir / "owner")

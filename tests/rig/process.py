@@ -17,6 +17,8 @@ from pathlib import Path
 from tests.rig.errors import RigError
 
 _TAIL_LINES = 15
+MARK = "GPULEASE_RIG_RUN"
+"""In the environment of all we start: the run folder. Finds what was killed before its pid file was written."""
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -77,6 +79,22 @@ def write_pid_file(path: Path, pid: int) -> None:
     path.write_text(f"{pid} {_start_ticks(pid) or 0}\n")
 
 
+def marked(run_dir: Path) -> list[tuple[int, int]]:
+    """Pid and start time of every process, other than this one, with ``run_dir`` as its mark."""
+    wanted = f"{MARK}={run_dir}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        pid = int(path.parent.name)
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        ticks = _start_ticks(pid)
+        if wanted in words and ticks is not None and pid != os.getpid():
+            found.append((pid, ticks))
+    return found
+
+
 def end_group(pid: int, ticks: int, *, grace_s: float) -> None:
     """SIGTERM to the group, SIGKILL after the grace. The group's leader is ``pid``."""
     for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
@@ -106,7 +124,7 @@ class Process:
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
-                    env={**os.environ, **(env or {})},
+                    env={**os.environ, **(env or {}), MARK: str(run_dir)},
                     start_new_session=True,
                 )
             except OSError as error:
