@@ -72,7 +72,7 @@ def change(text: str, old: str, new: str) -> str:
         ("kind: tenant", "kind: lease", "kind is 'lease'; tenant (a GPULease) or hosted (a HostedLease) is needed"),
         ("kind: tenant", "kind: tenant\npolicy: {retention_s: 1}", "policy belongs to kind hosted"),
         ("kind: tenant", "sort: tenant", "sort is not known; known are kind"),
-        ("kind: tenant", "kind: tenant\nmore: *x", "no YAML"),
+        ("kind: tenant", "kind: [tenant", "no YAML"),
         ("kind: tenant", "kind: &k tenant\nabout: *k", "aliases (*) are not read here"),
         ("height: 1000", "height: soon", "observed.height is 'soon'; a whole number is needed"),
         ("height: 1000", "height: 1000.5", "observed.height is 1000.5; a whole number is needed"),

@@ -25,6 +25,7 @@ from gpulease.tenancy.states import Plan as TenantPlan
 
 app = typer.Typer(help="What the operator would do in an observed state.", invoke_without_command=True)
 MAX_FILE_BYTES = 4 * 1024 * 1024
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _KEYS = ("kind", "observed", "policy", "about")
 
 
@@ -53,19 +54,13 @@ def _read(file: Path) -> str:
     return text
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Without anchors: a short document must not become a huge one."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*) are not read here; write the value out")
-        return super().compose_node(parent, index)
-
-
 def load(text: str) -> dict[str, Any]:
     """A YAML document that is a mapping; ``BadInput`` otherwise."""
     try:
-        document = yaml.load(text, Loader=_PlainLoader)
+        # Without aliases: a short document must not become a huge one.
+        if any(isinstance(one, yaml.AliasEvent) for one in yaml.parse(text, Loader=_LOADER)):
+            raise BadInput("aliases (*) are not read here; write the value out")
+        document = yaml.load(text, Loader=_LOADER)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BadInput(f"this is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
