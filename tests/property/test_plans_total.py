@@ -195,11 +195,13 @@ def recorded(kind: type[T]) -> tuple[list[T], list[T]]:
 
 
 @st.composite
-def observations(draw: st.DrawFn, kind: type[Any], parts: dict[str, st.SearchStrategy[Any]]) -> Any:
+def observations(
+    draw: st.DrawFn, kind: type[Any], parts: dict[str, st.SearchStrategy[Any]], *, whole: bool = False
+) -> Any:
     bases = [st.sampled_from(those) for those in recorded(kind)]
     base = draw(st.one_of(bases[0], bases[1], bases[1]))
     few = st.lists(st.sampled_from(sorted(parts)), max_size=2, unique=True)
-    names = draw(st.one_of(few, few, few, few, few, st.just(sorted(parts))))
+    names = sorted(parts) if whole else draw(few)
     return replace(base, **{name: draw(parts[name]) for name in names})
 
 
@@ -210,6 +212,12 @@ hosteds = observations(lease.ObservedLease, HOSTED_PARTS)
 def test_every_part_is_replaced_by_others() -> None:
     for kind, parts in ((tenant.ObservedTenant, TENANT_PARTS), (lease.ObservedLease, HOSTED_PARTS)):
         assert {field.name for field in fields(kind)} == set(parts)
+
+
+wild = st.tuples(
+    observations(tenant.ObservedTenant, TENANT_PARTS, whole=True),
+    observations(lease.ObservedLease, HOSTED_PARTS, whole=True),
+)
 
 
 def sound(plan: Any) -> None:
@@ -253,9 +261,7 @@ def spends_once_and_within_limits(observed: tenant.ObservedTenant, plan: tenant.
         assert [one for one in observed.leases.value if one.state in LIVE]
 
 
-@MANY
-@given(tenants)
-def test_a_tenant_lets_go_of_money_only_on_what_is_known(observed: tenant.ObservedTenant) -> None:
+def check_tenant(observed: tenant.ObservedTenant) -> None:
     plan = tenant_plan.decide(observed)
     sound(plan)
     spends_once_and_within_limits(observed, plan)
@@ -279,11 +285,7 @@ def test_a_tenant_lets_go_of_money_only_on_what_is_known(observed: tenant.Observ
         assert observed.close_tx is None or observed.close_tx.refusal is not None
 
 
-@MANY
-@given(hosteds, policies)
-def test_a_provider_destroys_only_what_the_chain_calls_closed_twice(
-    observed: lease.ObservedLease, policy: lease.Policy
-) -> None:
+def check_hosted(observed: lease.ObservedLease, policy: lease.Policy) -> None:
     plan = lease_plan.decide(observed, policy)
     sound(plan)
     known = observed.lease.value if observed.lease is not None else None
@@ -325,6 +327,29 @@ def test_a_provider_destroys_only_what_the_chain_calls_closed_twice(
     if only(plan, lease.Withdraw) is not None:
         assert known is not None
         assert known.state in LIVE
+
+
+@MANY
+@given(tenants)
+def test_a_tenant_lets_go_and_spends_only_on_what_is_known(observed: tenant.ObservedTenant) -> None:
+    check_tenant(observed)
+
+
+@MANY
+@given(hosteds, policies)
+def test_a_provider_destroys_only_what_the_chain_calls_closed_twice(
+    observed: lease.ObservedLease, policy: lease.Policy
+) -> None:
+    check_hosted(observed, policy)
+
+
+@settings(max_examples=60, deadline=None)
+@given(wild, policies)
+def test_the_same_holds_when_nothing_fits_together(
+    pair: tuple[tenant.ObservedTenant, lease.ObservedLease], policy: lease.Policy
+) -> None:
+    check_tenant(pair[0])
+    check_hosted(pair[1], policy)
 
 
 @settings(max_examples=30, deadline=None)
