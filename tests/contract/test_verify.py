@@ -123,7 +123,7 @@ async def test_records_from_node_to_tenant(tmp_path: Path) -> None:
             if turn < 2:
                 withdraw = codec.withdraw_lease(where.lease)
                 heights.append(await where.done(where.seller, f"withdraw/{turn}", withdraw, batch.memo))
-                collector.mark_settled(namespace, batch.last)
+                collector.note_withdrawn(namespace, batch.memo)
         # The store is still open: an operator would be running.
         records = exported(tmp_path, where.lease, tmp_path / "f.jsonl")
         found = await verified(where, records)

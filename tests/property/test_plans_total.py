@@ -138,6 +138,7 @@ TENANT_PARTS: dict[str, st.SearchStrategy[Any]] = {
     "update_tx": txs,
     "top_up_tx": txs,
     "deployment": maybe(seen(maybe(deployments))),
+    "deployment_absent_height": maybe(heights),
     "orders": maybe(seen(some(orders))),
     "bids": maybe(seen(some(bids))),
     "leases": maybe(seen(some(leases))),
@@ -273,7 +274,9 @@ def check_tenant(observed: tenant.ObservedTenant) -> None:
             assert observed.deployment is not None
             if deployment is None:
                 sent = observed.deploy_tx
-                assert sent is None or (not sent.pending and sent.refusal is not None)
+                assert sent is None or sent.refusal is not None
+                assert observed.deployment_absent_height is not None
+                assert observed.deployment.height > observed.deployment_absent_height
             else:
                 assert deployment.state is m.DeploymentState.CLOSED
     if only(plan, tenant.CloseDeployment) is not None:

@@ -44,7 +44,9 @@ async def test_what_is_settled_never_goes_back_and_nothing_new_has_no_memo(journ
     node.hold("ns", count=3)
     await collector.collect("n1", node)
     assert collector.settled("ns") == 0
-    collector.mark_settled("ns", 3)
+    collector.note_withdrawn("ns", "thanks")
+    assert collector.settled("ns") == 0
+    collector.note_withdrawn("ns", collector.records_since("ns", 0).memo)
     collector.mark_settled("ns", 2)
     assert collector.settled("ns") == 3
     batch = collector.records_since("ns", 3)

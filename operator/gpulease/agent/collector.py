@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from gpulease.agent.client import Cursor, RecordPage
 from gpulease.errors import BadInput
-from gpulease.meter.merkle import settlement_memo
+from gpulease.meter.merkle import parse_memo, settlement_memo
 from gpulease.meter.usage import Usage, by_namespace
 
 _CURSOR, _TOTAL, _KEYS, _SETTLED = "usage-cursor", "usage-total", "usage-keys", "usage-settled"
@@ -126,6 +126,15 @@ class UsageCollector:
     def mark_settled(self, namespace: str, last: int) -> None:
         """Call when the withdraw transaction with the memo is in a block with code 0; never goes back."""
         self._store.put(_SETTLED, namespace, {"last": max(last, self.settled(namespace))}, is_open=False)
+
+    def note_withdrawn(self, namespace: str, memo: str) -> None:
+        """:meth:`mark_settled` from the memo of a withdraw transaction that succeeded; other memos change nothing.
+
+        A call that is missed, as by a crash, only makes the next settlement commit to the same records again.
+        """
+        anchor = parse_memo(memo)
+        if anchor is not None:
+            self.mark_settled(namespace, anchor.last)
 
     def forget_node(self, node: str) -> None:
         """Start a new chain for a node whose agent lost its store; what was taken stays in the books."""

@@ -101,6 +101,7 @@ def as_yaml(plan: TenantPlan | LeasePlan) -> str:
             "actions": [{"action": type(action).__name__, **encode(action)} for action in plan.actions],
             "conditions": encode(plan.conditions),
             "facts": encode(plan.facts),
+            "figures": encode(plan.figures),
             "requeueAfterSeconds": plan.requeue_after_s,
         }
     )
