@@ -60,6 +60,11 @@ class LeaseFacts:
     height_range: tuple[int, int]
     searched_all: bool = True
 
+    @property
+    def length_ms(self) -> int | None:
+        """How long the lease lasted or lasts."""
+        return None if self.created_ms is None or self.ended_ms is None else self.ended_ms - self.created_ms
+
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
@@ -124,7 +129,7 @@ def verify(
         _of_records(findings, "readable", "Every line is a usage record.", "Some lines are no usage records."),
         _of_records(findings, "lease", "Every record is of this lease.", "There are records of something else."),
         _chain(findings),
-        _of_records(findings, "signatures", "The nodes' keys vouch for all records.", "Signatures are wrong."),
+        _of_records(findings, "signatures", "A key of its node stands behind each hash.", "Signatures are wrong."),
         _of_records(
             findings,
             "overlap",
@@ -191,22 +196,24 @@ def _lifetime(findings: Findings, facts: LeaseFacts | None) -> Check:
 def _settlements(
     findings: Findings, withdrawals: Sequence[Withdrawal], facts: LeaseFacts | None
 ) -> tuple[tuple[Settlement, ...], int]:
-    """Each root on chain against the records; and up to which record all is committed to."""
+    """Each root on chain against the records; and how many records are under a root that fits."""
     found: list[Settlement] = []
-    reached, unsure = 0, facts is not None and not facts.searched_all
+    covered = anchored = 0
+    unsure = facts is not None and not facts.searched_all
     for paid in sorted(withdrawals, key=lambda w: w.height):
         anchor = parse_memo(paid.memo)
         if anchor is None or paid.leases != 1:
             continue
         verdict, words = _held_against(anchor, findings)
-        if anchor.first > reached + 1:
-            words = f"Records {reached + 1} to {anchor.first - 1} are in no settlement before it. {words}"
+        if anchor.first > covered + 1:
+            words = f"Records {covered + 1} to {anchor.first - 1} are in no settlement before it. {words}"
             if verdict is Verdict.HOLDS:
                 verdict = Verdict.OPEN if unsure else Verdict.BROKEN
         found.append(Settlement(paid.height, paid.tx, anchor.root, anchor.first, anchor.last, verdict, words))
         if verdict is not Verdict.BROKEN:
-            reached = max(reached, anchor.last)
-    return tuple(found), min(reached, findings.count)
+            anchored += max(anchor.last - max(anchor.first - 1, covered), 0)
+        covered = max(covered, anchor.last)
+    return tuple(found), anchored
 
 
 def _held_against(anchor: Anchor, findings: Findings) -> tuple[Verdict, str]:
@@ -258,28 +265,26 @@ def _sentences(
         doubt.append("The records themselves: see the checks that are broken or open.")
     if report.anchored and verdicts["anchors"] is not Verdict.BROKEN:
         believe.append(
-            f"The first {report.anchored} records have not been changed, added to or thinned out since the withdrawals "
+            f"{report.anchored} records have not been changed, added to or thinned out since the withdrawals "
             "that commit to them, not even by the provider."
         )
     if {"overlap", "lease"} <= good:
-        believe.append(
-            f"They claim {report.gpu_ms // 1000} GPU-seconds on {len(findings.devices)} devices, none counted twice."
-        )
+        believe.append(f"They claim {report.gpu_ms // 1000} GPU-seconds, device by device, none counted twice.")
     if facts is not None:
         believe.append(
             f"On chain the lease is {facts.state} at {facts.price} per block and {facts.withdrawn} was withdrawn, "
             "as far as this one endpoint can be believed. The chain pays by block, whatever was used."
         )
-        if facts.created_ms is not None and facts.ended_ms is not None and findings.devices:
-            share = report.gpu_ms * 1000 // max((facts.ended_ms - facts.created_ms) * len(findings.devices), 1)
+        if facts.length_ms is not None and findings.devices and "overlap" in good:
+            share = report.gpu_ms * 1000 // max(facts.length_ms * len(findings.devices), 1)
             believe.append(f"Recorded use covers {share / 10:.1f} % of the lease's time on these devices.")
     doubt.append("That the nodes measured rightly: nodes, keys and software are the provider's.")
     if not pinned:
         doubt.append("That the keys are the nodes': they came with the records. Compare them, or give --node-key.")
-    if report.anchored < report.records:
+    if report.anchored < report.records and verdicts["anchors"] is not Verdict.BROKEN:
         doubt.append(
-            f"The last {report.records - report.anchored} records are under no root on chain yet: the provider could "
-            "still replace them."
+            f"{report.records - report.anchored} records are under no root on chain yet: the provider could still "
+            "replace them."
         )
     if findings.jumps:
         doubt.append("That nobody else held the same devices meanwhile: others' records are not shown to you.")
