@@ -12,7 +12,7 @@ from gpulease.meter.merkle import parse_memo, settlement_memo
 from gpulease.store.journal import Journal
 from tests.fakes.usage import UsageNode
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.contract
 
 
 @pytest.fixture
