@@ -54,7 +54,7 @@ def test_untouched_records_hold() -> None:
     assert checked(RECORDS).anchored == COUNT == len(RECORDS)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, COUNT - 1), st.sampled_from(sorted(set(RECORDS[0]) - {"sig", "hash"})), values)
 def test_no_field_can_be_changed_unseen(at: int, field: str, value: Any) -> None:
     records = copy.deepcopy(RECORDS)
@@ -69,7 +69,7 @@ def test_no_record_can_be_left_out_repeated_or_moved_unseen(order: list[int]) ->
     assert checked([RECORDS[at] for at in order]).holds == (order == list(range(COUNT)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.one_of(st.sampled_from(RECORDS), st.dictionaries(st.sampled_from(sorted(RECORDS[0])), values)), max_size=6
@@ -91,7 +91,7 @@ def test_each_leaf_is_proved_in_its_own_place_only(leaves: list[bytes], data: st
         assert proved == (other == index)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.one_of(
         st.text(max_size=200),
