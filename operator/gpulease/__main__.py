@@ -14,6 +14,9 @@ _GROUPS = {
     "agent": ("gpulease.agent.cli", "The node agent: who holds which GPU, for how long."),
     "devnet": ("gpulease.devnet.cli", "The embedded chain, for trials and tests."),
     "operator": ("gpulease.runtime.operator_cli", "Sell and buy leases: the operator."),
+    "plan": ("gpulease.runtime.plan_cli", "What the operator would do in an observed state."),
+    "records": ("gpulease.runtime.records_cli", "Hand a lease's usage records to its tenant."),
+    "verify": ("gpulease.runtime.verify_cli", "Hold usage records against the chain."),
     "gateway": ("gpulease.runtime.gateway_cli", "The provider's HTTPS face."),
 }
 

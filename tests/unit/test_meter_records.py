@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gpulease.errors import BadInput
 from gpulease.meter.evidence import Window
 from gpulease.meter.intervals import Allocation, Span
-from gpulease.meter.records import GENESIS, UsageRecord, body_of, canonical, merkle_root, seal, verify_chain
+from gpulease.meter.records import GENESIS, UsageRecord, body_of, canonical, seal, verify_chain
 
 pytestmark = pytest.mark.unit
 KEY = Ed25519PrivateKey.from_private_bytes(b"\7" * 32)
@@ -106,9 +106,3 @@ def test_canonical_form_is_the_one_of_the_standard() -> None:
 def test_what_has_no_exact_form_is_refused(bad: Any) -> None:
     with pytest.raises(ValueError):
         canonical({"a": bad})
-
-
-def test_merkle_roots_differ_by_order_and_content() -> None:
-    hashes = [record["hash"] for record in chain(5)]
-    roots = {merkle_root(hashes[:n]) for n in range(6)} | {merkle_root(hashes[::-1])}
-    assert len(roots) == 7

@@ -5,16 +5,32 @@ The cursor is what the agent later gets as a receipt, so a crash between pulling
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gpulease.agent.client import Cursor, RecordPage
 from gpulease.errors import BadInput
+from gpulease.meter.merkle import parse_memo, settlement_memo
 from gpulease.meter.usage import Usage, by_namespace
 
-_CURSOR, _TOTAL = "usage-cursor", "usage-total"
+_CURSOR, _TOTAL, _KEYS, _SETTLED = "usage-cursor", "usage-total", "usage-keys", "usage-settled"
+MAX_SETTLED = 100_000
+"""Records one settlement commits to at most; the next one takes up the rest."""
+
+
+class StreamEntry(Protocol):
+    """One entry of a stream, counted from 1 without gaps."""
+
+    @property
+    def seq(self) -> int: ...
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def body(self) -> dict[str, Any]: ...
 
 
 class UsageStore(Protocol):
@@ -29,6 +45,8 @@ class UsageStore(Protocol):
     def delete(self, kind: str, key: str) -> None: ...
 
     def append(self, name: str, entries: Iterable[tuple[str, dict[str, Any]]]) -> int: ...
+
+    def read(self, name: str, *, after: int = 0, limit: int = 1000) -> Sequence[StreamEntry]: ...
 
 
 class RecordSource(Protocol):
@@ -45,8 +63,38 @@ class Collected:
     namespaces: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """A lease's records that no settlement has committed to yet: number of the first, and their hashes in order."""
+
+    first: int
+    hashes: tuple[str, ...]
+
+    @property
+    def last(self) -> int:
+        """Number of the last one; ``first - 1`` when there is none."""
+        return self.first + len(self.hashes) - 1
+
+    @property
+    def memo(self) -> str:
+        """For the withdraw transaction; empty when there is nothing to commit to."""
+        return settlement_memo(self.hashes, first=self.first)
+
+
+def node_stream(node: str) -> str:
+    return f"usage:{node}"
+
+
+def lease_stream(namespace: str) -> str:
+    return f"usage-of:{namespace}"
+
+
 class UsageCollector:
-    """Stream ``usage:NODE`` holds the signed records as sent; totals are kept by lease namespace."""
+    """Stream ``usage:NODE`` holds the signed records as sent; totals are kept by lease namespace.
+
+    Stream ``usage-of:NAMESPACE`` numbers a lease's records, of all nodes, in the order they came: key is the record's
+    hash, body says which node. Settlements refer to these numbers.
+    """
 
     def __init__(self, store: UsageStore) -> None:
         self._store = store
@@ -59,6 +107,34 @@ class UsageCollector:
         """None when no record of this namespace was ever taken."""
         body = self._store.get(_TOTAL, namespace)
         return None if body is None else Usage.from_json(body)
+
+    def keys(self, node: str) -> tuple[str, ...]:
+        """Public keys (hexadecimal) that ever signed records of this node, oldest first."""
+        body = self._store.get(_KEYS, node)
+        return () if body is None else tuple(body["keys"])
+
+    def settled(self, namespace: str) -> int:
+        """Number of the lease's last record that a withdraw transaction in a block committed to; 0 for none."""
+        body = self._store.get(_SETTLED, namespace)
+        return 0 if body is None else int(body["last"])
+
+    def records_since(self, namespace: str, after: int, *, limit: int = MAX_SETTLED) -> Unsettled:
+        """The lease's records after number ``after`` (:meth:`settled`), to be committed to by the next withdrawal."""
+        rows = self._store.read(lease_stream(namespace), after=after, limit=limit)
+        return Unsettled(after + 1, tuple(row.key for row in rows))
+
+    def mark_settled(self, namespace: str, last: int) -> None:
+        """Call when the withdraw transaction with the memo is in a block with code 0; never goes back."""
+        self._store.put(_SETTLED, namespace, {"last": max(last, self.settled(namespace))}, is_open=False)
+
+    def note_withdrawn(self, namespace: str, memo: str) -> None:
+        """:meth:`mark_settled` from the memo of a withdraw transaction that succeeded; other memos change nothing.
+
+        A call that is missed, as by a crash, only makes the next settlement commit to the same records again.
+        """
+        anchor = parse_memo(memo)
+        if anchor is not None:
+            self.mark_settled(namespace, anchor.last)
 
     def forget_node(self, node: str) -> None:
         """Start a new chain for a node whose agent lost its store; what was taken stays in the books."""
@@ -85,9 +161,19 @@ class UsageCollector:
         namespaces = {record.namespace for record in page.records}
         with self._store.transaction():
             known = {name: usage for name in namespaces if (usage := self.usage(name)) is not None}
-            self._store.append(f"usage:{node}", [(raw["hash"], raw) for raw in page.raw])
+            self._store.append(node_stream(node), [(raw["hash"], raw) for raw in page.raw])
+            self._number(node, page.raw)
             for name, usage in by_namespace(page.records, known).items():
                 self._store.put(_TOTAL, name, usage.to_json(), is_open=bool(usage.running))
             cursor = {"seq": page.cursor.seq, "hash": page.cursor.hash, "public_key": page.cursor.public_key}
             self._store.put(_CURSOR, node, cursor)
+            if page.cursor.public_key not in (known_keys := self.keys(node)):
+                self._store.put(_KEYS, node, {"keys": [*known_keys, page.cursor.public_key]})
         return namespaces
+
+    def _number(self, node: str, records: Iterable[dict[str, Any]]) -> None:
+        by_lease: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+        for raw in records:
+            by_lease.setdefault(raw["namespace"], []).append((raw["hash"], {"node": node}))
+        for namespace, entries in by_lease.items():
+            self._store.append(lease_stream(namespace), entries)

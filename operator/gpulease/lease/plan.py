@@ -98,11 +98,18 @@ def _live(seen: ObservedLease, policy: Policy, lease: Lease) -> Plan:
 def _awaiting_manifest(
     seen: ObservedLease, policy: Policy, lease: Lease, actions: list[Action], paid: tuple[Condition, ...]
 ) -> Plan:
+    if seen.workload is not None and seen.workload.verdict is not None:
+        words = (
+            "The manifest kept for this lease is gone. What runs goes on; it is changed when the tenant sends it again."
+        )
+        missing = Condition.false("ManifestReceived", "ManifestMissing", words)
+        return Plan(tuple(actions), conditions=(missing, *paid), requeue_after_s=30.0)
     waited_s = (seen.height - lease.created_at) * seen.block_time_ns / NS_PER_S
-    deployed = seen.workload is not None and seen.workload.verdict is not None
-    if waited_s >= policy.manifest_timeout_s and not deployed:
+    # Unknown is not empty: while the cluster does not answer, something may run. Nor is a lease given up in the very
+    # step that takes notice of it, as after a long outage.
+    if waited_s >= policy.manifest_timeout_s and seen.workload is not None and seen.hosted is not None:
         actions.append(CloseBid(REASON_MANIFEST_TIMEOUT, f"close-bid/{seen.id}"))
-    left_s = max(policy.manifest_timeout_s - waited_s, 1.0)
+    left_s = policy.manifest_timeout_s - waited_s
     # No countdown: it would rewrite the object at every look.
     limit_s = f"{policy.manifest_timeout_s:.0f}"
     message = f"Waiting for the tenant's manifest; without one the lease is given up after {limit_s} s."
@@ -111,7 +118,9 @@ def _awaiting_manifest(
         Condition.false("ManifestReceived", "AwaitingManifest", message),
         *paid,
     )
-    return Plan(tuple(actions), HostedState.AWAITING_MANIFEST, conditions, requeue_after_s=left_s)
+    return Plan(
+        tuple(actions), HostedState.AWAITING_MANIFEST, conditions, requeue_after_s=left_s if left_s > 0 else _RETRY_S
+    )
 
 
 def _deployed(seen: ObservedLease, actions: list[Action], paid: tuple[Condition, ...]) -> Plan:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,6 @@ GENESIS = "0" * 64
 MAX_SAFE_INTEGER = 2**53 - 1
 _SIGNED_AS = b"gpulease usage record v1\0"
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
-_LEAF, _NODE = b"\0", b"\1"
 
 
 def canonical(value: Any) -> bytes:
@@ -166,12 +165,12 @@ def verify_chain(
     last: Mapping[str, Any] | None = None
     for record in records:
         problem = walk.take(record)
-        if problem is None and every_signature and not _signed(record, public_key):
+        if problem is None and every_signature and not is_signed(record, public_key):
             problem = f"record {record['seq']} is not signed by this node's key"
         if problem is not None:
             return walk.report(problem)
         last = record
-    if last is not None and not every_signature and not _signed(last, public_key):
+    if last is not None and not every_signature and not is_signed(last, public_key):
         return walk.report(f"record {last['seq']} is not signed by this node's key")
     return walk.report(None)
 
@@ -200,9 +199,7 @@ class _Walk:
             return f"record {seq} follows {self._last}: a record is missing or out of order"
         if self._prev is not None and record["prev"] != self._prev:
             return f"record {seq} does not continue the record before it"
-        body = {k: v for k, v in record.items() if k not in ("hash", "sig")}
-        # Not checked for form again: equal hashes mean the very text that was signed.
-        if hashlib.sha256(_encode(body).encode()).hexdigest() != record["hash"]:
+        if hash_of(record) != record["hash"]:
             return f"record {seq} was changed after it was written"
         begin, end, gpu_ms = record["from_ms"], record["to_ms"], record["gpu_ms"]
         device = (record["device_uuid"], record["share"])
@@ -220,22 +217,18 @@ class _Walk:
         return None
 
 
-def _signed(record: Mapping[str, Any], public_key: bytes) -> bool:
+def hash_of(record: Mapping[str, Any]) -> str:
+    """The hash that a record's content has. ``ValueError`` or ``TypeError`` for what is no JSON."""
+    body = {k: v for k, v in record.items() if k not in ("hash", "sig")}
+    # Not checked for form again: equal hashes mean the very text that was signed.
+    return hashlib.sha256(_encode(body).encode()).hexdigest()
+
+
+def is_signed(record: Mapping[str, Any], public_key: bytes) -> bool:
+    """Whether this key signed the record's ``hash``; that the hash is the record's own is :func:`hash_of`."""
     try:
         signature, digest = bytes.fromhex(record["sig"]), bytes.fromhex(record["hash"])
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _SIGNED_AS + digest)
     except (InvalidSignature, KeyError, TypeError, ValueError):
         return False
     return True
-
-
-def merkle_root(hashes: Sequence[str]) -> str:
-    """Root over record hashes in order (tree of RFC 6962, so a part can be proved without the rest)."""
-    level = [hashlib.sha256(_LEAF + bytes.fromhex(one)).digest() for one in hashes]
-    if not level:
-        return hashlib.sha256(b"").hexdigest()
-    while len(level) > 1:
-        # An odd last node moves up unchanged: the same tree as RFC 6962's split at the largest power of two.
-        paired = [hashlib.sha256(_NODE + a + b).digest() for a, b in zip(level[::2], level[1::2], strict=False)]
-        level = paired + level[len(paired) * 2 :]
-    return level[0].hex()

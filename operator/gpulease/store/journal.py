@@ -44,9 +44,13 @@ class StreamRow:
 class Journal:
     """Synchronous calls, each short; ``StoreError`` when the disk will not have it."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
+        """``read_only`` looks into a store that an operator may be writing at the same time, and changes nothing."""
         self._path = str(path)
         try:
+            if read_only:
+                self._open_read_only(Path(path))
+                return
             if self._path != ":memory:":
                 Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = sqlite3.connect(self._path, isolation_level=None, timeout=10.0)
@@ -58,14 +62,23 @@ class Journal:
                 f"the store {self._path} cannot be opened: {error}; check the disk and its rights"
             ) from error
 
-    def _migrate(self) -> None:
+    def _open_read_only(self, path: Path) -> None:
+        self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=10.0)
+        self._db.execute("PRAGMA query_only = ON")
+        if self._version() != SCHEMA_VERSION:
+            raise StoreError(f"the store {self._path} is none of this version (schema {SCHEMA_VERSION})")
+
+    def _version(self) -> int:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
             raise StoreError(
                 f"the store {self._path} was written by a newer version (schema {version}, this one knows "
                 f"{SCHEMA_VERSION}); run the newer operator"
             )
-        if version == 0:
+        return int(version)
+
+    def _migrate(self) -> None:
+        if self._version() == 0:
             with self.transaction():
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     self._db.execute(statement)
@@ -143,6 +156,11 @@ class Journal:
             "SELECT seq, key, body FROM stream WHERE name = ? AND seq > ? ORDER BY seq LIMIT ?", (name, after, limit)
         )
         return [StreamRow(seq, key, json.loads(body)) for seq, key, body in rows.fetchall()]
+
+    def find(self, name: str, key: str) -> StreamRow | None:
+        """The entry of a stream that has this key."""
+        row = self._read("SELECT seq, key, body FROM stream WHERE name = ? AND key = ?", (name, key)).fetchone()
+        return None if row is None else StreamRow(row[0], row[1], json.loads(row[2]))
 
     def read_all(self, name: str) -> Iterator[StreamRow]:
         """The whole stream, in portions."""

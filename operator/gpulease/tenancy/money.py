@@ -59,7 +59,7 @@ def figures(seen: ObservedTenant, deployment: Deployment) -> dict[str, Any]:
         left_ns = (seen.funds.run_out_height - seen.height) * seen.block_time_ns
         known["runOutHeight"] = seen.funds.run_out_height
         # A tiny price makes funds last beyond any calendar: a hundred years is as good as for ever.
-        moment_s = (seen.now_ns + min(left_ns, _LONGEST_NS)) // NS_PER_S
+        moment_s = max(seen.now_ns + min(left_ns, _LONGEST_NS), 0) // NS_PER_S
         known["runOutTime"] = datetime.fromtimestamp(moment_s, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return known
 

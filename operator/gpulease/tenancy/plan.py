@@ -88,6 +88,10 @@ def _deleting(seen: ObservedTenant) -> Plan:
         f"To delete the object without closing deployment {seen.deployment_id.dseq} (its deposit stays on chain), "
         "annotate it with gpulease.dev/abandon=true."
     )
+    known = seen.deployment.value if seen.deployment is not None else None
+    if known is not None and known.state is DeploymentState.CLOSED:
+        # Closed is final, and to let go of it needs no wallet.
+        return Plan((Release(),), TenantState.CLOSED, (), spent_facts(seen, known))
     if seen.wallet.problem is not None or seen.wallet.address is None:
         reason, words = seen.wallet.problem or ("WalletMissing", "The wallet could not be read.")
         return _stuck(seen, reason, f"{words} {way_out}", TenantState.CLOSING, _SLOW_S)
@@ -96,11 +100,8 @@ def _deleting(seen: ObservedTenant) -> Plan:
         return _stuck(seen, reason, f"{words} {way_out}", TenantState.CLOSING, _RETRY_S)
     if seen.deployment is None:
         return Plan(requeue_after_s=_RETRY_S)
-    deployment = seen.deployment.value
-    if deployment is None:
-        return Plan((Release(),)) if _surely_absent(seen, seen.deployment.height) else Plan(requeue_after_s=_SOON_S)
-    if deployment.state is DeploymentState.CLOSED:
-        return Plan((Release(),), TenantState.CLOSED, (), spent_facts(seen, deployment))
+    if known is None:
+        return _deleting_unseen(seen, seen.deployment.height, way_out)
     close_key = f"close/{seen.deployment_id}"
     closing = Condition.false("Ready", "Closing", "The deployment is being closed on chain.")
     if seen.close_tx is not None and seen.close_tx.refusal is not None:
@@ -116,6 +117,19 @@ def _surely_absent(seen: ObservedTenant, height: int) -> bool:
         # Under way, or in a block that the node asked has not reached.
         return False
     return seen.deployment_absent_height is not None and height > seen.deployment_absent_height
+
+
+def _deleting_unseen(seen: ObservedTenant, height: int, way_out: str) -> Plan:
+    if _surely_absent(seen, height):
+        return Plan((Release(),))
+    sent = seen.deploy_tx
+    if sent is None or sent.refusal is not None or sent.height is None or height <= sent.height:
+        return Plan(requeue_after_s=_SOON_S)
+    words = (
+        f"The deployment was created at height {sent.height}, but the chain's answer as of height {height} does not "
+        f"know it. Check that the endpoints belong to the same chain as before. {way_out}"
+    )
+    return _stuck(seen, "DeploymentNotOnChain", words, TenantState.CLOSING, _SLOW_S)
 
 
 def closing_failed(words: str) -> Condition:
@@ -187,7 +201,9 @@ def _ordered(seen: ObservedTenant, deployment: Deployment) -> Plan:
         return _leased(seen, deployment, live, base)
     order = next((x for x in seen.orders.value if x.state is OrderState.OPEN), None)
     if order is None:
-        words = f"The lease was closed by the provider ({_close_reason(seen)}). {_ORDER_ANEW}"
+        if not _lease_ended(seen.orders.value, seen.leases.value):
+            return Plan((), None, base, {}, _RETRY_S)
+        words = f"The lease was closed on chain ({_close_reason(seen)}). {_ORDER_ANEW}"
         return Plan(
             (),
             TenantState.FAILED,
@@ -198,11 +214,20 @@ def _ordered(seen: ObservedTenant, deployment: Deployment) -> Plan:
     return _bidding(seen, order, base)
 
 
+def _lease_ended(orders: tuple[Order, ...], leases: tuple[Lease, ...]) -> bool:
+    """Orders and leases are two answers: an order in use without a live lease only says that one of them is older."""
+    if any(order.state is OrderState.ACTIVE for order in orders):
+        return False
+    return bool(orders or leases)
+
+
 def _close_reason(seen: ObservedTenant) -> str:
     if seen.leases is not None:
         for lease in seen.leases.value:
+            if lease.state is LeaseState.INSUFFICIENT_FUNDS:
+                return "the funds ran out"
             if lease.reason:
-                return lease.reason.removeprefix("lease_closed_reason_").replace("_", " ")
+                return lease.reason.removeprefix("lease_closed_").removeprefix("reason_").replace("_", " ")
     return "no reason given"
 
 
@@ -218,7 +243,7 @@ def _bidding(seen: ObservedTenant, order: Order, base: tuple[Condition, ...]) ->
         # The list of bids is written once, with the choice: not at every bid.
         return Plan((), TenantState.BIDDING, conditions, {}, max(seen.wanted.bid_window_s - waited_s, 0.2))
     if choice.winner is None:
-        reason = "BidsTooDear" if choice.judged else "NoBids"
+        reason = _no_bid_reason(seen, choice)
         words = _why_no_bid(seen, choice)
         conditions = (
             Condition.false("Ready", reason, words),
@@ -238,6 +263,13 @@ def _bidding(seen: ObservedTenant, order: Order, base: tuple[Condition, ...]) ->
     if seen.lease_tx is not None:
         return Plan((), None, (), {}, _SOON_S)
     return Plan((CreateLease(choice.winner, f"lease/{choice.winner}"),), None, (), {}, _SOON_S)
+
+
+def _no_bid_reason(seen: ObservedTenant, choice: Choice) -> str:
+    if not choice.judged:
+        return "NoBids"
+    too_dear = all(entry.bid.price.amount > seen.wanted.max_uact_per_block for entry in choice.judged)
+    return "BidsTooDear" if too_dear else "NoAcceptableBid"
 
 
 def _why_no_bid(seen: ObservedTenant, choice: Choice) -> str:
