@@ -146,7 +146,7 @@ def _money_and_figures(stage: Stage, story: Story, console: Console, *, whole: b
 def up() -> int:
     began_s = time.time()
     out = sys.stdout
-    console = Console(file=out, highlight=False, soft_wrap=not out.isatty())
+    console = Console(file=out, highlight=False, width=None if out.isatty() else 120)
     stage: Stage | None = None
     stack: Stack | None = None
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from gpulease.units import UACT, UAKT
@@ -54,21 +55,29 @@ def ledger_equals_bank(stack: Stack) -> dict[str, dict[str, int]]:
     return found
 
 
-def mid_lease(stack: Stack, before: Balances) -> str:
-    """While the lease runs: what moved so far, the ledger equal to the bank."""
+def mid_lease(stack: Stack, lease: OnChain, before: Balances) -> str:
+    """While the lease runs: the ledger is equal to the bank, and what left both accounts is in escrow, every unit."""
     now = ledger_equals_bank(stack)
-    parts = []
-    for name in SIDES:
-        moved = now[stack.address(name)].get(UACT, 0) - before[name].get(UACT, 0)
-        parts.append(f"{name} {_signed(moved)} uact")
-    return f"{', '.join(parts)}; ledger = bank"
+    moved = {name: now[stack.address(name)].get(UACT, 0) - before[name].get(UACT, 0) for name in SIDES}
+    held = sum((one.escrow.funds.get(UACT, Decimal(0)) for one in _accounts(stack, lease) if one.escrow), Decimal(0))
+    # Settled to the provider and, being less than a unit, not paid out yet.
+    (current,) = (one for one in stack.chain.leases(lease.id["owner"]) if one.id == lease.id)
+    held += Decimal(current.raw["escrow_payment"]["state"]["balance"]["amount"])
+    if sum(moved.values()) + held:
+        raise RigError(f"there moved {moved} uact, and escrow holds {held}")
+    parts = ", ".join(f"{name} {_signed(amount)}" for name, amount in moved.items())
+    return f"{parts}, escrow {_signed(int(held))} uact; ledger = bank"
+
+
+def _accounts(stack: Stack, lease: OnChain) -> list[OnChain]:
+    """The deployment and the bids on it, each with its escrow account."""
+    owner, dseq = lease.id["owner"], lease.id["dseq"]
+    return [one for one in (*stack.chain.deployments(owner), *stack.chain.bids(owner)) if one.id["dseq"] == dseq]
 
 
 def deposits_back(stack: Stack, lease: OnChain) -> str:
     """The deployment's and every bid's escrow account is closed and empty."""
-    owner, dseq = lease.id["owner"], lease.id["dseq"]
-    accounts = {f"deployment {d.key}": d for d in stack.chain.deployments(owner) if d.id["dseq"] == dseq}
-    accounts |= {f"bid {b.key}": b for b in stack.chain.bids(owner) if b.id["dseq"] == dseq}
+    accounts = {f"{'bid' if 'bid' in one.raw else 'deployment'} {one.key}": one for one in _accounts(stack, lease)}
     for name, one in accounts.items():
         if one.escrow is None or one.escrow.state != "closed" or any(one.escrow.funds.values()):
             raise RigError(f"the escrow of {name} is {one.escrow}")

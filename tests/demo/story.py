@@ -181,7 +181,10 @@ class Story:
 
         def look() -> OnChain | None:
             bids = [b for b in self.stack.chain.bids(order.id["owner"]) if b.id["provider"] == provider]
-            return next((b for b in bids if b.id["dseq"] == order.id["dseq"]), None)
+            found = next((b for b in bids if b.id["dseq"] == order.id["dseq"]), None)
+            if found is None:
+                raise RigError(usage.declined(self.stack))
+            return found
 
         bid = self._until("our bid on the order", look, blocks=10)
         self.facts.bid = bid
@@ -256,7 +259,11 @@ class Story:
 
     def balances(self) -> Seen:
         self.facts.operator_rss_mb = books.operator_rss_mb(self.stack)
-        return Seen(self._until("the ledger equal to the bank", lambda: books.mid_lease(self.stack, self.facts.before)))
+        return Seen(
+            self._until(
+                "the ledger equal to the bank", lambda: books.mid_lease(self.stack, self._lease(), self.facts.before)
+            )
+        )
 
     # -- close -------------------------------------------------------------------------------------------------
 
