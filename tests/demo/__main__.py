@@ -101,8 +101,8 @@ def ports() -> Ports:
 
 
 def tell(stage: Stage, stack: Stack, console: Console, began_s: float) -> int:
-    story = Story(stack, change_lease=stage.change_lease)
     reporter: LiveTable | PlainLines
+    story = Story(stack, change_lease=stage.change_lease, waiting=lambda words: reporter.waiting(words))
     steps = [*stage.before(lambda: reporter), *story.setup(), *story.lease(), *story.close()]
     left_out = [title for lack in stage.lacks for title in lack.skips]
     steps = [step for step in steps if step.title not in left_out]

@@ -94,6 +94,8 @@ class LiveTable:
             if row.state == "running":
                 row.words = words
 
+    waiting = detail
+
     def seen(self, step: Step, seen: Seen, *, took_s: float) -> None:
         row = self._row(step)
         row.words, row.height, row.at_s, row.took_s = seen.words, seen.height, seen.at_s, took_s
@@ -189,6 +191,10 @@ class PlainLines:
             repeated, self._words = words.partition(" (")[0] == self._words.partition(" (")[0], words
         if not repeated:
             self._say(f"          … {words}")
+
+    def waiting(self, words: str) -> None:
+        with self._lock:
+            self._words = words
 
     def seen(self, step: Step, seen: Seen, *, took_s: float) -> None:
         with self._lock:
