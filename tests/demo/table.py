@@ -66,6 +66,7 @@ class LiveTable:
             redirect_stdout=False,
             redirect_stderr=False,
             vertical_overflow="crop",
+            transient=True,
         )
 
     def __enter__(self) -> LiveTable:
@@ -75,9 +76,10 @@ class LiveTable:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._final = True
-        self._live.vertical_overflow = "visible"
         self._live.stop()
+        # What was cut to the terminal's size is said once more in full, and stays.
+        self._final = True
+        self._console.print(self._render())
 
     def _follow(self) -> None:
         while not self._ended.wait(0.5):
