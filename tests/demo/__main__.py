@@ -101,8 +101,8 @@ def ports() -> Ports:
 
 
 def tell(stage: Stage, stack: Stack, console: Console, began_s: float) -> int:
-    story = Story(stack, change_lease=stage.change_lease)
     reporter: LiveTable | PlainLines
+    story = Story(stack, change_lease=stage.change_lease, waiting=lambda words: reporter.waiting(words))
     steps = [*stage.before(lambda: reporter), *story.setup(), *story.lease(), *story.close()]
     left_out = [title for lack in stage.lacks for title in lack.skips]
     steps = [step for step in steps if step.title not in left_out]
@@ -146,7 +146,7 @@ def _money_and_figures(stage: Stage, story: Story, console: Console, *, whole: b
 def up() -> int:
     began_s = time.time()
     out = sys.stdout
-    console = Console(file=out, highlight=False, soft_wrap=not out.isatty())
+    console = Console(file=out, highlight=False, width=None if out.isatty() else 120)
     stage: Stage | None = None
     stack: Stack | None = None
     try:

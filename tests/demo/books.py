@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from gpulease.units import UACT, UAKT
@@ -31,14 +32,17 @@ def operator_rss_mb(stack: Stack) -> float:
     return rss_mb(stack.processes["operator"])
 
 
-def ledger_equals_bank(stack: Stack) -> dict[str, dict[str, int]]:
-    """The bank's balances by address, once the books of every account are the same; a RigError says what differs."""
+def ledger_equals_bank(stack: Stack) -> dict[str, tuple[dict[str, int], dict[str, int]]]:
+    """By side of the market: the bank's balances and the ledger's, once they are equal; a RigError says what differs.
+
+    The bank is asked here, over REST: what the operator says that the chain said is not taken for it.
+    """
     ledger = stack.ledger()
     chains = [one for one in ledger["chains"] if one["chainId"] == stack.chain_id]
     if len(chains) != 1:
         raise RigError(f"the ledger has {len(chains)} books for chain {stack.chain_id}")
     accounts: dict[str, Any] = chains[0]["accounts"]
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, tuple[dict[str, int], dict[str, int]]] = {}
     for name in SIDES:
         address = stack.address(name)
         if address not in accounts:
@@ -48,27 +52,35 @@ def ledger_equals_bank(stack: Stack) -> dict[str, dict[str, int]]:
         differing = {d: books.get(d, 0) - bank.get(d, 0) for d in {*books, *bank} if books.get(d, 0) != bank.get(d, 0)}
         if differing:
             raise RigError(f"{name}: ledger minus bank is {differing}")
-        found[address] = bank
+        found[name] = (bank, books)
     if chains[0].get("balanced") is not True:
         raise RigError(f"the operator calls its own ledger not balanced: {accounts}")
     return found
 
 
-def mid_lease(stack: Stack, before: Balances) -> str:
-    """While the lease runs: what moved so far, the ledger equal to the bank."""
+def mid_lease(stack: Stack, lease: OnChain, before: Balances) -> str:
+    """While the lease runs: the ledger is equal to the bank, and what left both accounts is in escrow, every unit."""
     now = ledger_equals_bank(stack)
-    parts = []
-    for name in SIDES:
-        moved = now[stack.address(name)].get(UACT, 0) - before[name].get(UACT, 0)
-        parts.append(f"{name} {_signed(moved)} uact")
-    return f"{', '.join(parts)}; ledger = bank"
+    moved = {name: now[name][0].get(UACT, 0) - before[name].get(UACT, 0) for name in SIDES}
+    held = sum((one.escrow.funds.get(UACT, Decimal(0)) for one in _accounts(stack, lease) if one.escrow), Decimal(0))
+    # Settled to the provider and, being less than a unit, not paid out yet.
+    (current,) = (one for one in stack.chain.leases(lease.id["owner"]) if one.id == lease.id)
+    held += Decimal(current.raw["escrow_payment"]["state"]["balance"]["amount"])
+    if sum(moved.values()) + held:
+        raise RigError(f"there moved {moved} uact, and escrow holds {held}")
+    parts = ", ".join(f"{name} {_signed(amount)}" for name, amount in moved.items())
+    return f"{parts}, escrow {_signed(int(held))} uact; ledger = bank"
+
+
+def _accounts(stack: Stack, lease: OnChain) -> list[OnChain]:
+    """The deployment and the bids on it, each with its escrow account."""
+    owner, dseq = lease.id["owner"], lease.id["dseq"]
+    return [one for one in (*stack.chain.deployments(owner), *stack.chain.bids(owner)) if one.id["dseq"] == dseq]
 
 
 def deposits_back(stack: Stack, lease: OnChain) -> str:
     """The deployment's and every bid's escrow account is closed and empty."""
-    owner, dseq = lease.id["owner"], lease.id["dseq"]
-    accounts = {f"deployment {d.key}": d for d in stack.chain.deployments(owner) if d.id["dseq"] == dseq}
-    accounts |= {f"bid {b.key}": b for b in stack.chain.bids(owner) if b.id["dseq"] == dseq}
+    accounts = {f"{'bid' if 'bid' in one.raw else 'deployment'} {one.key}": one for one in _accounts(stack, lease)}
     for name, one in accounts.items():
         if one.escrow is None or one.escrow.state != "closed" or any(one.escrow.funds.values()):
             raise RigError(f"the escrow of {name} is {one.escrow}")
@@ -96,14 +108,12 @@ def closing(stack: Stack, lease: OnChain, before: Balances, *, since: int) -> st
 
 def rows(stack: Stack, before: Balances, *, since: int) -> list[Row]:
     """Both accounts, both denominations; only when ledger and bank are equal."""
-    now = ledger_equals_bank(stack)
     found = []
-    for name in SIDES:
-        address = stack.address(name)
-        fees = stack.chain.flow(address, since=since).fees
+    for name, (bank, books) in ledger_equals_bank(stack).items():
+        fees = stack.chain.flow(stack.address(name), since=since).fees
         for denom in (UACT, UAKT):
-            after = now[address].get(denom, 0)
-            found.append(Row(name, denom, before[name].get(denom, 0), after, fees.get(denom, 0), after))
+            numbers = before[name].get(denom, 0), bank.get(denom, 0), fees.get(denom, 0), books.get(denom, 0)
+            found.append(Row(name, denom, *numbers))
     return found
 
 

@@ -7,7 +7,7 @@ agent's signed records, Prometheus. What the operator says of itself is compared
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -48,7 +48,7 @@ class Facts:
 class Story:
     """Steps over a :class:`Stack`. A test may run ``setup``, ``lease`` and ``close`` apart, or single ``look``s.
 
-    ``patience_s`` is how long one step may take beyond the blocks it needs.
+    ``patience_s`` is how long one step may take beyond the blocks it needs; ``waiting`` is told why it still waits.
     """
 
     def __init__(
@@ -58,8 +58,10 @@ class Story:
         change_lease: Change | None = None,
         change_provider: Change | None = None,
         patience_s: float = 60.0,
+        waiting: Callable[[str], None] | None = None,
     ) -> None:
         self.stack, self.facts = stack, Facts()
+        self._waiting = waiting
         self._change_lease, self._change_provider = change_lease, change_provider
         self._patience_s = patience_s
         self._block_s = stack.block_time_ms / 1000
@@ -181,7 +183,10 @@ class Story:
 
         def look() -> OnChain | None:
             bids = [b for b in self.stack.chain.bids(order.id["owner"]) if b.id["provider"] == provider]
-            return next((b for b in bids if b.id["dseq"] == order.id["dseq"]), None)
+            found = next((b for b in bids if b.id["dseq"] == order.id["dseq"]), None)
+            if found is None:
+                raise RigError(usage.declined(self.stack))
+            return found
 
         bid = self._until("our bid on the order", look, blocks=10)
         self.facts.bid = bid
@@ -247,8 +252,10 @@ class Story:
         dseq = int(self._lease().id["dseq"])
 
         def look() -> list[Withdrawal]:
-            found = self.stack.chain.withdrawals(since=self._lease().height)
-            return [w for w in found if w.dseq == dseq]
+            found = [w for w in self.stack.chain.withdrawals(since=self._lease().height) if w.dseq == dseq]
+            if not found:
+                raise RigError(f"none yet; spec.settlement.withdrawPeriodSeconds is {self._withdraw_period_s()}")
+            return found
 
         self.facts.withdrawals = self._until("a withdraw transaction in a block", look, blocks=90)
         one = self.facts.withdrawals[0]
@@ -256,7 +263,15 @@ class Story:
 
     def balances(self) -> Seen:
         self.facts.operator_rss_mb = books.operator_rss_mb(self.stack)
-        return Seen(self._until("the ledger equal to the bank", lambda: books.mid_lease(self.stack, self.facts.before)))
+        return Seen(
+            self._until(
+                "the ledger equal to the bank", lambda: books.mid_lease(self.stack, self._lease(), self.facts.before)
+            )
+        )
+
+    def _withdraw_period_s(self) -> int:
+        provider = self.stack.get("gpuprovider", LEASE, OPERATOR_NAMESPACE) or {}
+        return int(provider.get("spec", {}).get("settlement", {}).get("withdrawPeriodSeconds", 3600))
 
     # -- close -------------------------------------------------------------------------------------------------
 
@@ -335,7 +350,16 @@ class Story:
         """Look until it is there; a process of ours that ended meanwhile ends the wait."""
 
         patience_s = self._patience_s + blocks * self._block_s
-        return until(what, look, timeout_s=patience_s, alive=self.stack.processes.values())
+
+        def told() -> Any:
+            try:
+                return look()
+            except RigError as error:
+                if self._waiting is not None:
+                    self._waiting(str(error))
+                raise
+
+        return until(what, told, timeout_s=patience_s, alive=self.stack.processes.values())
 
     def _lease_words(self) -> str:
         """What the tenant's object says of itself, for when nothing happens."""

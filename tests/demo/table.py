@@ -66,6 +66,7 @@ class LiveTable:
             redirect_stdout=False,
             redirect_stderr=False,
             vertical_overflow="crop",
+            transient=True,
         )
 
     def __enter__(self) -> LiveTable:
@@ -75,9 +76,10 @@ class LiveTable:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._final = True
-        self._live.vertical_overflow = "visible"
         self._live.stop()
+        # What was cut to the terminal's size is said once more in full, and stays.
+        self._final = True
+        self._console.print(self._render())
 
     def _follow(self) -> None:
         while not self._ended.wait(0.5):
@@ -93,6 +95,8 @@ class LiveTable:
         for row in self._rows:
             if row.state == "running":
                 row.words = words
+
+    waiting = detail
 
     def seen(self, step: Step, seen: Seen, *, took_s: float) -> None:
         row = self._row(step)
@@ -189,6 +193,10 @@ class PlainLines:
             repeated, self._words = words.partition(" (")[0] == self._words.partition(" (")[0], words
         if not repeated:
             self._say(f"          … {words}")
+
+    def waiting(self, words: str) -> None:
+        with self._lock:
+            self._words = words
 
     def seen(self, step: Step, seen: Seen, *, took_s: float) -> None:
         with self._lock:

@@ -62,6 +62,13 @@ def growing(stack: Stack, namespace: str, uuid: str, *, patience_s: float) -> st
     return f"{first[0]} → {count} signed records, {gpu_ms / 1000:.1f} GPU-s; the operator has {counted:.0f}"
 
 
+def declined(stack: Stack) -> str:
+    """Why the operator has not bid, as its metrics say."""
+    lines = get_text(f"{stack.operator_url}/metrics").splitlines()
+    found = [line for line in lines if line.startswith("gpulease_orders_declined_total{")]
+    return f"the operator declined: {', '.join(found)}" if found else "the operator has declined no order"
+
+
 def dcgm(stack: Stack, namespace: str, pod: str, uuid: str, *, patience_s: float) -> str:
     """Prometheus has the exporter's series of the device with this pod's labels, and energy rises."""
     labels = f'UUID="{uuid}",namespace="{namespace}",pod="{pod}"'

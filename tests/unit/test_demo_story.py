@@ -53,6 +53,8 @@ class Heard:
     def detail(self, words: str) -> None:
         self.calls.append(("detail", words))
 
+    waiting = detail
+
     def seen(self, step: Step, seen: Seen, *, took_s: float) -> None:
         self.calls.append(("seen", f"{step.title} {seen.height} {seen.at_s}"))
 

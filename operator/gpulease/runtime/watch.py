@@ -7,7 +7,9 @@ too; they are told from changes by what users and other controllers can change.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,6 +28,7 @@ from gpulease.runtime.work import HostedKey, ProviderKey, TenantKey, WorkKey
 log = structlog.get_logger(__name__)
 GROUP, VERSION = "gpulease.dev", "v1alpha1"
 _RESTART_S = 5.0
+_STOP_S = 5.0
 _MOST_REMEMBERED = 100_000
 
 Enqueue = Callable[[WorkKey], None]
@@ -67,7 +70,11 @@ class ManifestWatch:
 
 
 class Watcher:
-    """``ready`` is set once the watches stand."""
+    """``ready`` is set once the watches stand.
+
+    kopf runs in a thread with a loop of its own: it takes every task of its loop for its own and cancels them all when
+    it ends, takes the process's signals, and kills the process when a task does not end in time.
+    """
 
     def __init__(
         self, *, enqueue: Enqueue, lease_of_namespace: LeaseOf, kubeconfig: str | None, roles: set[str]
@@ -75,12 +82,35 @@ class Watcher:
         self._enqueue, self._lease_of = enqueue, lease_of_namespace
         self._kubeconfig, self._roles = kubeconfig, roles
         self._seen: dict[str, tuple[Any, ...]] = {}
-        self.ready = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.ready = threading.Event()
         self.restarts_total = 0
 
     async def run(self) -> None:
         """Until cancelled. kopf gives up when the API server is away for long: it is then started anew."""
+        self._loop = asyncio.get_running_loop()
         while True:
+            stop = threading.Event()
+            ended = self._loop.create_future()
+            threading.Thread(target=self._listen, args=(self._loop, stop, ended), name="kopf", daemon=True).start()
+            try:
+                error = await asyncio.shield(ended)
+            except asyncio.CancelledError:
+                stop.set()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended, _STOP_S)
+                raise
+            # Whatever ended the watches: the resync goes on meanwhile, and the watches come back.
+            log.warning("watches ended", error=str(error) or type(error).__name__)
+            self.restarts_total += 1
+            await asyncio.sleep(_RESTART_S)
+
+    def _listen(
+        self, loop: asyncio.AbstractEventLoop, stop: threading.Event, ended: asyncio.Future[BaseException | None]
+    ) -> None:
+        """The thread: kopf until it is told to stop or fails."""
+
+        async def listen() -> None:
             try:
                 await kopf.operator(
                     registry=self._registry(),
@@ -88,15 +118,24 @@ class Watcher:
                     standalone=True,
                     clusterwide=True,
                     ready_flag=self.ready,
-                    stop_flag=asyncio.Event(),
+                    stop_flag=stop,
                 )
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                # Whatever ended the watches: the resync goes on meanwhile, and the watches come back.
-                log.warning("watches ended", error=str(error) or type(error).__name__)
-            self.restarts_total += 1
-            await asyncio.sleep(_RESTART_S)
+            finally:
+                stop.set()  # kopf waits for it in a thread that would never end otherwise
+
+        error: BaseException | None = None
+        try:
+            asyncio.run(listen())
+        except BaseException as caught:  # told to the operator's loop, which decides
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the operator's loop is closed: nobody asks any more
+            loop.call_soon_threadsafe(_settle, ended, error)
+
+    def _tell(self, key: WorkKey) -> None:
+        """From kopf's thread to the operator's loop."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._enqueue, key)
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
@@ -122,11 +161,11 @@ class Watcher:
 
     async def _tenant(self, *, body: Mapping[str, Any], type: str, **_: Any) -> None:
         if self._is_news(body, type):
-            self._enqueue(TenantKey(object_name(body)))
+            self._tell(TenantKey(object_name(body)))
 
     async def _provider(self, *, body: Mapping[str, Any], type: str, **_: Any) -> None:
         if self._is_news(body, type):
-            self._enqueue(ProviderKey(object_name(body)))
+            self._tell(ProviderKey(object_name(body)))
 
     async def _hosted(self, *, body: Mapping[str, Any], type: str, **_: Any) -> None:
         if self._is_news(body, type):
@@ -135,11 +174,11 @@ class Watcher:
     async def _in_lease(self, *, labels: Mapping[str, str], **_: Any) -> None:
         found = self._lease_of(str(labels[LEASE_LABEL]))
         if found is not None:
-            self._enqueue(HostedKey(found))
+            self._tell(HostedKey(found))
 
     def _of(self, read: Callable[[], LeaseId]) -> None:
         try:
-            self._enqueue(HostedKey(read()))
+            self._tell(HostedKey(read()))
         except (KeyError, ValueError, TypeError):
             # Somebody's own object under our label: the resync looks at what is ours by other means.
             return
@@ -163,12 +202,17 @@ class Watcher:
         return known != facts
 
 
+def _settle(ended: asyncio.Future[BaseException | None], error: BaseException | None) -> None:
+    if not ended.done():
+        ended.set_result(error)
+
+
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.networking.request_timeout, settings.networking.connect_timeout = 30, 5
     settings.networking.enforce_retry_after = True
     settings.watching.server_timeout = 300
     settings.posting.enabled = False
-    settings.process.ultimate_exiting_timeout = 10
+    settings.process.ultimate_exiting_timeout = None
     settings.persistence.finalizer = "gpulease.dev/kopf"
     return settings
