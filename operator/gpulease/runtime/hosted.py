@@ -35,6 +35,7 @@ from gpulease.workload.objects import Hosting
 
 log = structlog.get_logger(__name__)
 _KIND = "hosted"
+_WITHDRAWN = "withdrawn"
 _QUIET_START_S = 8.0
 """A lease that is on its way is not worth a status write until it has taken this long, or has trouble to tell of."""
 
@@ -252,8 +253,26 @@ class HostedLeases:
             "withdraw",
             codec.withdraw_lease(round_.key.lease),
             priority=Priority.MONEY,
+            memo=self._memo(round_, key),
             then=round_.key,
         )
+
+    def _memo(self, round_: _Round, key: str) -> str:
+        """What a withdrawal says of the usage it is for: the root over the records since the last one that has paid.
+
+        Empty for a withdrawal that is under way: it keeps the memo it was sent with.
+        """
+        session, lease = round_.site.session, str(round_.key.lease)
+        under_way = session.outcome(key)
+        if under_way is not None and under_way.problem is None:
+            return ""
+        before = self._journal.get(_WITHDRAWN, lease)
+        last = session.outcome(before["key"]) if before is not None else None
+        if last is not None and last.succeeded:
+            self._usage.note_withdrawn(round_.namespace, last.intent.memo)
+        if before is None or before["key"] != key:
+            self._journal.put(_WITHDRAWN, lease, {"key": key}, is_open=False)
+        return self._usage.records_since(round_.namespace, self._usage.settled(round_.namespace)).memo
 
     def _close_bid(self, round_: _Round, reason: int, key: str) -> None:
         log.warning("lease is given up", lease=str(round_.key.lease), reason=reason)

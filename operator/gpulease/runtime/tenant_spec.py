@@ -83,5 +83,5 @@ def refused(words: str) -> Wanted:
 
 def dseq_of(uid: str) -> int:
     """From the object's uid alone: however often the first step is repeated, it is the same deployment."""
-    first = 10 ** (_DSEQ_DIGITS - 1)
+    first: int = 10 ** (_DSEQ_DIGITS - 1)
     return first + int.from_bytes(hashlib.sha256(uid.encode()).digest(), "big") % (9 * first)
