@@ -6,11 +6,13 @@ Prometheus. Doubles: NVML, and a DCGM exporter on it. Not there: cluster DNS and
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from tests.rig import cleanup
 from tests.rig import config as c
@@ -59,6 +61,7 @@ class Rig:
         self._gpus: Gpus | None = None
         self._node: Node | None = None
         self._plugin: Process | None = None
+        self._lock: IO[str] | None = None
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -73,6 +76,7 @@ class Rig:
         """Build what is missing, remove what an aborted run left, start everything, wait until the GPUs can be had."""
         if os.geteuid() != 0:
             raise RigError("the rig needs root (containers, network, /var/lib/kubelet): run as root, or set RIG=none")
+        self._take_lock()
         self._refuse_second()
         build_all()
         self.clear()
@@ -89,6 +93,23 @@ class Rig:
         """Remove what an aborted run left; a RigError where another process has a rig up."""
         self._refuse_second()
         cleanup.sweep(self.state_dir)
+
+    def _take_lock(self) -> None:
+        """One rig at a time on a machine, also between two that start at the same moment; GPULEASE_RIG_WAIT_S waits."""
+        lock = self.state_dir.with_name(f"{self.state_dir.name}.lock").open("w")
+        deadline = time.monotonic() + float(os.environ.get("GPULEASE_RIG_WAIT_S", "0"))
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    lock.close()
+                    words = "another rig is up or coming up on this machine; wait for it, or end it with make rig-down"
+                    raise RigError(words) from None
+                time.sleep(0.5)
+            else:
+                self._lock = lock
+                return
 
     def _refuse_second(self) -> None:
         owner = read_pid_file(self.run_dir / "owner")
@@ -174,6 +195,9 @@ class Rig:
             self._server.stop()
         self._server = None
         cleanup.sweep(self.state_dir)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     # -- use ---------------------------------------------------------------------------------------------------
 

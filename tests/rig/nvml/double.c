@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MAX_GPUS 16
+#define MAX_GPUS 64
 #define MAX_SETS 64
 #define LINE 512
 #define POLL_US 50000
