@@ -47,7 +47,7 @@ def _judge(bid: Bid, ceiling: Dec, providers: Mapping[str, ProviderRecord]) -> J
     if bid.price.denom != UACT:
         return JudgedBid(bid, False, f"the price is in {bid.price.denom}, not in {UACT}")
     if bid.price.amount > ceiling:
-        return JudgedBid(bid, False, f"{bid.price} per block is above the limit of {ceiling}{UACT}")
+        return JudgedBid(bid, False, "the price is above spec.maxUsdPerHour")
     record = providers.get(bid.id.provider)
     if record is None:
         return JudgedBid(bid, False, "the provider's record on chain is not known yet")

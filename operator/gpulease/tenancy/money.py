@@ -7,6 +7,7 @@ Figures that move every block are not written at every block: they go to metrics
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from gpulease.market.model import Deployment
@@ -14,6 +15,9 @@ from gpulease.planning import NS_PER_S, Condition
 from gpulease.tenancy.states import FundsView, ObservedTenant
 from gpulease.units import SECONDS_PER_HOUR, Dec, uact_to_usd
 
+_CENT = Decimal("0.01")
+_HALF_STEP = Decimal("0.000001")
+"""The ceiling per block is rounded down; a limit of 2.50 must not be told as 2.49."""
 _LONGEST_NS = 100 * 365 * 24 * SECONDS_PER_HOUR * NS_PER_S
 
 
@@ -23,8 +27,10 @@ def usd_per_hour(uact_per_block: Dec, block_time_ns: int) -> str:
     return uact_to_usd(Dec(per_hour).truncate())
 
 
-def price_facts(uact_per_block: Dec, block_time_ns: int) -> dict[str, Any]:
-    return {"priceUactPerBlock": str(uact_per_block), "usdPerHour": usd_per_hour(uact_per_block, block_time_ns)}
+def usd_words(uact_per_block: Dec, block_time_ns: int) -> str:
+    """The same for a sentence: to the cent, so that the sentence does not change with every block."""
+    cents = (Decimal(usd_per_hour(uact_per_block, block_time_ns)) + _HALF_STEP).quantize(_CENT)
+    return f"{cents:f}"
 
 
 def describe_funds(funds: FundsView, *, height: int, block_time_ns: int, budget_uact: int) -> Condition:

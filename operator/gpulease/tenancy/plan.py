@@ -19,7 +19,7 @@ from gpulease.market.model import (
 )
 from gpulease.planning import NS_PER_S, Condition
 from gpulease.tenancy.bids import Choice, choose
-from gpulease.tenancy.money import describe_funds, figures, price_facts, spent_facts, usd_per_hour
+from gpulease.tenancy.money import describe_funds, figures, spent_facts, usd_per_hour, usd_words
 from gpulease.tenancy.states import (
     Action,
     AskStatus,
@@ -63,7 +63,8 @@ def decide(seen: ObservedTenant) -> Plan:
         return Plan(requeue_after_s=_RETRY_S)
     if seen.deployment.value is None:
         return _not_ordered(seen)
-    return replace(_ordered(seen, seen.deployment.value), figures=figures(seen, seen.deployment.value))
+    plan = _ordered(seen, seen.deployment.value)
+    return replace(plan, figures={**plan.figures, **figures(seen, seen.deployment.value)})
 
 
 def _stuck(
@@ -236,7 +237,6 @@ def _bidding(seen: ObservedTenant, order: Order, base: tuple[Condition, ...]) ->
     bids = [bid for bid in seen.bids.value if bid.id.order == order.id]
     choice = choose(bids, ceiling=seen.wanted.max_uact_per_block, providers=seen.providers)
     waited_s = (seen.height - order.created_at) * seen.block_time_ns / NS_PER_S
-    facts: dict[str, Any] = {"bids": _bid_facts(seen, choice)}
     if waited_s < seen.wanted.bid_window_s:
         words = f"Collecting bids for {seen.wanted.bid_window_s:.0f} s."
         conditions = (Condition.false("Ready", "CollectingBids", words), *base)
@@ -250,7 +250,8 @@ def _bidding(seen: ObservedTenant, order: Order, base: tuple[Condition, ...]) ->
             Condition.false("BidAccepted", reason, words),
             *base,
         )
-        return Plan((), TenantState.BIDDING, conditions, facts, _RETRY_S)
+        bids_seen = {"bids": _bid_facts(seen, choice)}
+        return Plan((), TenantState.BIDDING, conditions, {}, _RETRY_S, bids_seen)
     if seen.lease_tx is not None and seen.lease_tx.refusal is not None:
         words = f"The lease with {choice.winner.provider} was refused: {seen.lease_tx.refusal}; it is tried again."
         return Plan(
@@ -273,10 +274,10 @@ def _no_bid_reason(seen: ObservedTenant, choice: Choice) -> str:
 
 
 def _why_no_bid(seen: ObservedTenant, choice: Choice) -> str:
-    limit = usd_per_hour(seen.wanted.max_uact_per_block, seen.block_time_ns)
+    limit = usd_words(seen.wanted.max_uact_per_block, seen.block_time_ns)
     if choice.judged:
         cheapest = choice.judged[0]
-        offered = usd_per_hour(cheapest.bid.price.amount, seen.block_time_ns)
+        offered = usd_words(cheapest.bid.price.amount, seen.block_time_ns)
         return (
             f"No acceptable bid among {len(choice.judged)}: the best is {offered} USD/h and {cheapest.reason}; "
             f"the limit is {limit} USD/h."
@@ -308,11 +309,26 @@ def _leased(seen: ObservedTenant, deployment: Deployment, lease: Lease, base: tu
     facts: dict[str, Any] = {
         "provider": lease.id.provider,
         "gatewayURI": provider.host_uri,
-        **price_facts(lease.price.amount, seen.block_time_ns),
+        "priceUactPerBlock": str(lease.price.amount),
     }
+    accepted = Condition.true("BidAccepted", "Leased", f"Leased from {lease.id.provider}.")
+    funded, money_actions = _money(seen)
+    base = (*base, accepted, *funded)
+    if deployment.hash != seen.wanted.manifest_hash:
+        plan = _changed(seen, base, facts, money_actions)
+    elif seen.gateway.sent_hash != seen.wanted.manifest_hash:
+        plan = _unsent(seen, lease, provider.host_uri, base, facts, money_actions)
+    else:
+        plan = _running(seen, lease, provider.host_uri, base, facts, money_actions)
+    return replace(plan, figures=_rates(seen, lease))
+
+
+def _rates(seen: ObservedTenant, lease: Lease) -> dict[str, Any]:
+    """Prices per hour follow the measured pace of the blocks: they are figures, however fixed the price per block."""
+    rates: dict[str, Any] = {"usdPerHour": usd_per_hour(lease.price.amount, seen.block_time_ns)}
     if seen.bids is not None:
         bids = [bid for bid in seen.bids.value if bid.id.order == lease.id.order]
-        facts["bids"] = [
+        rates["bids"] = [
             {
                 "provider": bid.id.provider,
                 "priceUactPerBlock": str(bid.price.amount),
@@ -322,14 +338,7 @@ def _leased(seen: ObservedTenant, deployment: Deployment, lease: Lease, base: tu
             }
             for bid in sorted(bids, key=lambda b: (b.price.amount.raw, b.id.provider))[:20]
         ]
-    accepted = Condition.true("BidAccepted", "Leased", f"Leased from {lease.id.provider}.")
-    funded, money_actions = _money(seen)
-    base = (*base, accepted, *funded)
-    if deployment.hash != seen.wanted.manifest_hash:
-        return _changed(seen, base, facts, money_actions)
-    if seen.gateway.sent_hash != seen.wanted.manifest_hash:
-        return _unsent(seen, lease, provider.host_uri, base, facts, money_actions)
-    return _running(seen, lease, provider.host_uri, base, facts, money_actions)
+    return rates
 
 
 def _changed(
