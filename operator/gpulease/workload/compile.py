@@ -32,6 +32,15 @@ _MICRO_DEC = 10**12
 """Raw units of a Dec per millionth: prices on the market have 6 places."""
 
 
+def compile_spec(spec: Mapping[str, Any], *, ceiling: Dec) -> tuple[GroupSpec, Manifest]:
+    """Whichever of ``services`` and ``sdl`` the spec of a GPULease has; ``ConfigError`` says what is wrong with it."""
+    if ("sdl" in spec) == ("services" in spec):
+        raise ConfigError("spec needs one of services and sdl: write the services, or give an SDL, not both")
+    if "sdl" in spec:
+        return compile_sdl(str(spec["sdl"]))
+    return compile_services(spec["services"], placement=spec.get("placement") or {}, ceiling=ceiling)
+
+
 def compile_services(
     services: Sequence[Mapping[str, Any]], *, placement: Mapping[str, Any], ceiling: Dec
 ) -> tuple[GroupSpec, Manifest]:
@@ -54,7 +63,7 @@ def compile_services(
 
 
 def compile_sdl(text: str) -> tuple[GroupSpec, Manifest]:
-    """``spec.sdl`` of a GPULease, in the same shape.
+    """``spec.sdl`` of a GPULease, in the same shape as ``compile_services``.
 
     The prices of the order are the SDL's own, per block and replica; ``spec.maxUsdPerHour`` still decides which bids
     are taken. ``ConfigError`` names the line of the SDL.

@@ -96,7 +96,7 @@ def _referred(document: Document, name: str, placement: str, use: Use) -> tuple[
         raise SdlError(use.line, f"{where} uses the placement {shown(placement)}, which profiles.placement lacks")
     if use.profile not in found.pricing:
         raise SdlError(
-            found.line,
+            found.pricing_line,
             f"profiles.placement.{placement}.pricing has no price for {shown(use.profile)}; {where} needs it",
         )
     service = document.services.get(name)

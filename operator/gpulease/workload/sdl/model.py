@@ -102,7 +102,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    line: int
+    pricing_line: int
     attributes: tuple[Attribute, ...]
     all_of: tuple[str, ...] | None
     any_of: tuple[str, ...] | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpulease.errors import SdlError
 from gpulease.market.model import Attribute
 from gpulease.workload.sdl import quantities
-from gpulease.workload.sdl.fields import is_null, number, only, quantity, table, text, texts
+from gpulease.workload.sdl.fields import is_null, line_of, number, only, quantity, table, text, texts
 from gpulease.workload.sdl.gpus import gpu_attributes
 from gpulease.workload.sdl.model import Compute, Placement, Price, Use
 from gpulease.workload.sdl.tree import Node
@@ -46,7 +46,7 @@ def placement(node: Node, place: str) -> Placement:
     signed = raw.get("signedBy")
     auditors = table(signed, f"{place}.signedBy")
     return Placement(
-        node.line,
+        line_of(node, "pricing", node.line),
         tuple(Attribute(key, text(attributes[key], f"{place}.attributes.{key}")) for key in sorted(attributes)),
         texts(auditors.get("allOf"), f"{place}.signedBy.allOf"),
         texts(auditors.get("anyOf"), f"{place}.signedBy.anyOf"),

@@ -219,11 +219,15 @@ def _kind(event: Any, line: int) -> str:
         raise SdlError(line, f"{shown(text)} is not a value of type {kind}; remove the tag or change the value")
     if event.tag == "!" or event.style not in (None, ""):
         return "str"
+    return plain_kind(text)
+
+
+def plain_kind(text: str) -> str:
+    """What a scalar is without quotes and tag: ``merge`` for ``<<``, else a kind of Scalar."""
     return "merge" if text == "<<" else _resolve(text)
 
 
 def _resolve(text: str) -> str:
-    """The type of a plain scalar."""
     if text in _NULLS:
         return "null"
     if text in _BOOLS:
@@ -255,3 +259,18 @@ def integer(node: Scalar) -> int:
 def shown(text: str) -> str:
     """A stranger's text for a message: quoted, and not the whole of it."""
     return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def plain(node: Node) -> Any:
+    """The tree as dicts, lists and scalars."""
+    if isinstance(node, Table):
+        return {key: plain(value) for key, value in node.entries.items()}
+    if isinstance(node, Items):
+        return [plain(item) for item in node.items]
+    if node.kind == "null":
+        return None
+    if node.kind == "bool":
+        return boolean(node)
+    if node.kind == "int":
+        return integer(node)
+    return node.text
