@@ -76,12 +76,11 @@ def _resource(name: str, value: Any, says: str) -> Case:
 
 
 _SDL = 'version: "2.0"'
+_TO_SDL = both(remove("services"), put("sdl", value=_SDL))
 
 GPULEASE = (
     _lease("", "spec needs services or sdl", remove("services")),
-    _lease(
-        "", "placement is set besides sdl", both(remove("services"), put("sdl", value=_SDL), put("placement", value={}))
-    ),
+    _lease("", "placement is set besides sdl", both(_TO_SDL, put("placement", value={}))),
     _lease("", "sdl cannot change", put("sdl", value=_SDL), sample="sdl", update=True),
     _lease("", "no service asks for a GPU", put("services", 0, "resources", "gpu", value={"count": 0})),
     _lease("", "no service is reachable", put("services", 0, "expose", value=[{"port": 8080}])),
@@ -178,5 +177,5 @@ EDGES = (
     ),
     _lease("budgetUsd", _USD, put("budgetUsd", value="1.0000001")),
     _lease("", "spec needs services or sdl", put("sdl", value=_SDL)),
-    _lease("", "sdl cannot change", both(remove("services"), put("sdl", value=_SDL)), update=True),
+    _lease("", "sdl cannot change", _TO_SDL, update=True),
 )

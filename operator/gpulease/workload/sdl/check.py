@@ -127,12 +127,13 @@ def _addresses(
                     to.line, f"services.{service.name} uses the endpoint {shown(to.ip)}, which endpoints lacks"
                 )
             used.add(to.ip)
+            # As written: two exposes without ``as`` collide whatever their ports, as they do at the peer.
             key = (to.ip, rule.external_port, rule.protocol)
             if key in taken:
                 raise SdlError(
                     to.line,
-                    f"port {rule.external_port or rule.port} of the endpoint {to.ip} is taken by the service "
-                    f"{taken[key]} already; use another port or endpoint",
+                    f"the endpoint {to.ip} has this port already, from the service {taken[key]}; "
+                    "write an as of its own into each expose that uses it",
                 )
             taken[key] = service.name
 
