@@ -27,6 +27,8 @@ _MODEL = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?\Z")
 _ACCOUNT = re.compile(r"[a-z]+1[02-9ac-hj-np-z]{38,}\Z")
 _ATTRIBUTE_KEY = re.compile(r"[a-zA-Z][a-zA-Z0-9_/.-]{1,126}[a-zA-Z0-9_*]?\Z")
 _IMAGE = re.compile(r"\S{1,512}\Z")
+_ESCAPED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
+"""Characters that YAML takes for line breaks or not at all: they survive in double quotes only."""
 _UNITS = (("Ti", 2**40), ("Gi", 2**30), ("Mi", 2**20), ("Ki", 2**10))
 
 
@@ -41,7 +43,11 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in value else None if plain_kind(value) == "str" else '"'
+    style = None
+    if _ESCAPED.search(value) or plain_kind(value) != "str":
+        style = '"'
+    elif "\n" in value:
+        style = "|"
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
