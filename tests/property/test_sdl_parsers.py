@@ -56,7 +56,7 @@ ODD_WORDS += [
     "%x",
     "x" * 200 + " y",
 ]
-WORDS = st.text(st.characters(exclude_categories=("Cs",)), max_size=12) | st.sampled_from(ODD_WORDS)
+WORDS = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(ODD_WORDS)
 CPU = st.sampled_from(["500m", "10m", 384, 1, "1.5", "0.0125"]) | st.integers(10, 384_000).map("{}m".format)
 SIZES = st.sampled_from(["1Gi", "5Mi", "1.5Gi", "100M", 5_242_881, "2Ti"]) | st.integers(5 << 20, 2 << 40)
 MODELS = st.fixed_dictionaries(
@@ -96,12 +96,17 @@ def exposes(draw: st.DrawFn, host: str) -> list[dict[str, Any]]:
 @st.composite
 def leases(draw: st.DrawFn) -> dict[str, Any]:
     """``services`` and ``placement`` as a GPULease's schema takes them."""
-    services = []
+    services: list[dict[str, Any]] = []
     for name in draw(st.lists(NAMES, min_size=1, max_size=4, unique=True)):
-        resources = {"cpu": draw(CPU), "memory": draw(SIZES), "storage": draw(SIZES)}
+        resources: dict[str, Any] = {"cpu": draw(CPU), "memory": draw(SIZES), "storage": draw(SIZES)}
         if draw(st.booleans()):
             resources["gpu"] = {"count": draw(st.integers(1, 8)), "models": draw(st.lists(MODELS, max_size=3))}
-        service = {"name": name, "image": f"{name}:1", "replicas": draw(st.integers(1, 3)), "resources": resources}
+        service: dict[str, Any] = {
+            "name": name,
+            "image": f"{name}:1",
+            "replicas": draw(st.integers(1, 3)),
+            "resources": resources,
+        }
         for key, values in (
             ("command", st.lists(WORDS, max_size=3)),
             ("args", st.lists(WORDS, max_size=3)),
