@@ -7,12 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from gpulease.chain import codec
+from gpulease.devnet import validate
 from gpulease.errors import SdlError
+from gpulease.ids import DeploymentId
+from gpulease.units import Coin
 from gpulease.workload import manifest as mf
 from gpulease.workload.sdl import compile_text
 from tests.unit.test_manifest import HASHES
 
 pytestmark = pytest.mark.unit
+
+
+def _case(path: Path) -> str:
+    return f"{path.parent.name}-{path.stem}"
+
+
 CASES = Path(__file__).parent.parent / "data" / "sdl"
 # Where the fault stands, or for what is missing, where its holder begins.
 LINES = {
@@ -62,3 +72,15 @@ def test_the_schema_layer_alone_refuses_what_only_the_schema_forbids(path: Path)
         compile_text(path.read_text())
     assert refused.value.line == LINES[path.stem]
     assert compile_text(path.read_text(), lenient=True).groups
+
+
+@pytest.mark.parametrize("path", [*sorted(CASES.glob("valid/*/input.yaml")), CASES / "every-key.yaml"], ids=_case)
+def test_the_chain_takes_the_groups_and_gives_them_back(path: Path) -> None:
+    compiled = compile_text(path.read_text())
+    assert tuple(codec.group_spec(codec.pb_group_spec(group)) for group in compiled.groups) == compiled.groups
+    denom = compiled.groups[0].max_price.denom
+    owner = DeploymentId("akash1365yvmc4s7awdyj3n2sav7xfx76adc6dnmlx63", 1)
+    message = codec.create_deployment(owner, compiled.groups, hash_=compiled.version, deposit=Coin(denom, 500_000))
+    if denom == "uact":
+        validate.check(message)
+    assert bytes(message.hash) == compiled.version

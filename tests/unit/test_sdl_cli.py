@@ -42,7 +42,7 @@ def test_the_json_of_a_case_is_printed_and_nothing_else(verb: str, wanted: str) 
 def test_check_and_version_of_a_good_file() -> None:
     code, out, err = run("check", str(SIMPLE))
     assert (code, err) == (0, "")
-    assert out == f"{SIMPLE}: good; 1 services with 0 GPUs at westcoast, version {HASHES['v2.0-simple']}\n"
+    assert out == f"{SIMPLE} is a good SDL: 1 service with 0 GPUs at westcoast, version {HASHES['v2.0-simple']}\n"
     assert run("version", str(SIMPLE)) == (0, HASHES["v2.0-simple"] + "\n", "")
 
 

@@ -55,10 +55,14 @@ def version(file: _FILE, lenient: _LENIENT = False) -> None:
 def check(file: _FILE, lenient: _LENIENT = False) -> None:
     """Say whether the file is a good SDL; exit with 2 and FILE:LINE: reason where it is not."""
     compiled = _compiled(file, lenient=lenient)
-    services = sum(len(group.services) for group in compiled.manifest)
+    services = _counted(sum(len(group.services) for group in compiled.manifest), "service")
+    gpus = _counted(sum(group.gpu_count for group in compiled.groups), "GPU")
     names = ", ".join(group.name for group in compiled.groups)
-    gpus = sum(group.gpu_count for group in compiled.groups)
-    typer.echo(f"{file}: good; {services} services with {gpus} GPUs at {names}, version {compiled.version.hex()}")
+    typer.echo(f"{file} is a good SDL: {services} with {gpus} at {names}, version {compiled.version.hex()}")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 @app.command()
