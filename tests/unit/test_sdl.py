@@ -17,12 +17,6 @@ from gpulease.workload.sdl import compile_text
 from tests.unit.test_manifest import HASHES
 
 pytestmark = pytest.mark.unit
-
-
-def _case(path: Path) -> str:
-    return f"{path.parent.name}-{path.stem}"
-
-
 CASES = Path(__file__).parent.parent / "data" / "sdl"
 # Where the fault stands, or for what is missing, where its holder begins.
 LINES = {
@@ -45,6 +39,10 @@ LINES = {
     "invalid-gpu-vendor": 26,
     "invalid-version": 3,
 }
+
+
+def _case(path: Path) -> str:
+    return f"{path.parent.name}-{path.stem}"
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (CASES / "valid").iterdir()))
