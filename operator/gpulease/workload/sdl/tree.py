@@ -113,6 +113,7 @@ class _Builder:
         self._stack: list[_Open] = []
         self._anchors: dict[str, Node | None] = {}
         self._root: Node | None = None
+        self._values = 0
 
     def first_document(self, events: Iterator[Any]) -> Node | None:
         for event in events:
@@ -127,8 +128,11 @@ class _Builder:
 
     def _node(self, event: Any, line: int) -> None:
         if isinstance(event, yaml.AliasEvent):
-            self._add(self._alias(str(event.anchor), line), line)
+            node = self._alias(str(event.anchor), line)
+            self._count(node.weight, line)
+            self._add(node, line)
             return
+        self._count(1, line)
         if event.tag not in (None, "!") and event.tag not in _TAGS:
             raise SdlError(line, f"the tag {event.tag!r} is not used in an SDL; remove it")
         self._open_anchor(event.anchor, line)
@@ -142,6 +146,11 @@ class _Builder:
         if len(self._stack) >= MAX_DEPTH:
             raise SdlError(line, f"this is nested more than {MAX_DEPTH} deep; an SDL needs no more than 12")
         self._stack.append(_Open(line, event.anchor, isinstance(event, yaml.MappingStartEvent)))
+
+    def _count(self, values: int, line: int) -> None:
+        self._values += values
+        if self._values > MAX_NODES:
+            raise SdlError(line, f"the document has more than {MAX_NODES} values, aliases counted; make it smaller")
 
     def _open_anchor(self, anchor: str | None, line: int) -> None:
         if anchor is None:
@@ -170,8 +179,6 @@ class _Builder:
         top.children.append(node)
         top.weight += node.weight
         top.height = max(top.height, node.height + 1)
-        if sum(entry.weight for entry in self._stack) > MAX_NODES:
-            raise SdlError(line, f"the document has more than {MAX_NODES} values, aliases counted; make it smaller")
         if len(self._stack) + node.height > MAX_DEPTH + 1:
             raise SdlError(line, f"aliases nest this more than {MAX_DEPTH} deep; write the values out")
 
