@@ -17,6 +17,7 @@ _GROUPS = {
     "plan": ("gpulease.runtime.plan_cli", "What the operator would do in an observed state."),
     "records": ("gpulease.runtime.records_cli", "Hand a lease's usage records to its tenant."),
     "verify": ("gpulease.runtime.verify_cli", "Hold usage records against the chain."),
+    "sdl": ("gpulease.runtime.sdl_cli", "Check and convert SDL files, the market's language for deployments."),
     "gateway": ("gpulease.runtime.gateway_cli", "The provider's HTTPS face."),
 }
 

@@ -23,6 +23,15 @@ class ManifestError(BadInput):
     """A manifest breaks the rules of ``akash.manifest.v2beta3`` or differs from the chain."""
 
 
+class SdlError(BadInput):
+    """An SDL breaks the rules of its language: ``line`` (from 1) says where, ``reason`` what to do."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(f"line {line}: {reason}")
+        self.line = line
+        self.reason = reason
+
+
 class AuthError(BadInput):
     """A token, certificate or signature was refused."""
 

@@ -75,7 +75,13 @@ def _resource(name: str, value: Any, says: str) -> Case:
     return _lease(f"{_RESOURCES}.{name}", says, put("services", 0, "resources", name, value=value))
 
 
+_SDL = 'version: "2.0"'
+_TO_SDL = both(remove("services"), put("sdl", value=_SDL))
+
 GPULEASE = (
+    _lease("", "spec needs services or sdl", remove("services")),
+    _lease("", "placement is set besides sdl", both(_TO_SDL, put("placement", value={}))),
+    _lease("", "sdl cannot change", put("sdl", value=_SDL), sample="sdl", update=True),
     _lease("", "no service asks for a GPU", put("services", 0, "resources", "gpu", value={"count": 0})),
     _lease("", "no service is reachable", put("services", 0, "expose", value=[{"port": 8080}])),
     _lease("", "maxUsdPerHour is 0", put("maxUsdPerHour", value="0.00")),
@@ -170,4 +176,6 @@ EDGES = (
         _RESOURCES, "GPU count and models", remove("services", 1, "resources", "gpu"), sample="inference", update=True
     ),
     _lease("budgetUsd", _USD, put("budgetUsd", value="1.0000001")),
+    _lease("", "spec needs services or sdl", put("sdl", value=_SDL)),
+    _lease("", "sdl cannot change", _TO_SDL, update=True),
 )

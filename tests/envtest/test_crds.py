@@ -61,6 +61,7 @@ def api(envtest: EnvTest) -> EnvTest:
     for kind, name in (
         ("GPULease", "minimal"),
         ("GPULease", "inference"),
+        ("GPULease", "sdl"),
         ("GPUProvider", "minimal"),
         ("HostedLease", "placed"),
     ):

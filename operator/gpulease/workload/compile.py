@@ -1,4 +1,4 @@
-"""A GPULease's services as the chain and the provider want them: one group, one resource unit per service, a manifest.
+"""What a GPULease runs as the chain and the provider want it: one group of resource units, and a manifest.
 
 The rules are those of the peer's SDL compiler (gateway reference §6), so that any provider of the market accepts the
 result: services by name, exposes in their order, endpoints derived from global exposes.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpulease.errors import ConfigError
+from gpulease.errors import ConfigError, SdlError
 from gpulease.inventory.quantity import milli, whole
 from gpulease.market.gpu import GpuWant
 from gpulease.market.model import (
@@ -22,12 +22,23 @@ from gpulease.market.model import (
     ResourceUnit,
     Storage,
 )
-from gpulease.units import UACT, Dec, DecCoin
+from gpulease.units import NS_PER_S, UACT, Dec, DecCoin
+from gpulease.workload import sdl
+from gpulease.workload.manifest import expose_order
 from gpulease.workload.model import HTTP_PORT, Expose, Manifest, ManifestGroup, Service
 
 GROUP_NAME = "gpulease"
 _MICRO_DEC = 10**12
 """Raw units of a Dec per millionth: prices on the market have 6 places."""
+
+
+def compile_spec(spec: Mapping[str, Any], *, ceiling: Dec) -> tuple[GroupSpec, Manifest]:
+    """Whichever of ``services`` and ``sdl`` the spec of a GPULease has; ``ConfigError`` says what is wrong with it."""
+    if ("sdl" in spec) == ("services" in spec):
+        raise ConfigError("spec needs one of services and sdl: write the services, or give an SDL, not both")
+    if "sdl" in spec:
+        return compile_sdl(str(spec["sdl"]))
+    return compile_services(spec["services"], placement=spec.get("placement") or {}, ceiling=ceiling)
 
 
 def compile_services(
@@ -49,6 +60,45 @@ def compile_services(
     units = tuple(ResourceUnit(s.resources, s.count, DecCoin(UACT, share)) for s in compiled)
     spec = GroupSpec(GROUP_NAME, _requirements(placement), units)
     return spec, (ManifestGroup(GROUP_NAME, tuple(compiled)),)
+
+
+def compile_sdl(text: str) -> tuple[GroupSpec, Manifest]:
+    """``spec.sdl`` of a GPULease, in the same shape as ``compile_services``.
+
+    The prices of the order are the SDL's own, per block and replica; ``spec.maxUsdPerHour`` still decides which bids
+    are taken. ``ConfigError`` names the line of the SDL.
+    """
+    try:
+        compiled = sdl.compile_text(text)
+    except SdlError as error:
+        raise ConfigError(f"spec.sdl {error}") from error
+    if len(compiled.groups) != 1:
+        names = ", ".join(group.name for group in compiled.groups)
+        raise ConfigError(
+            f"spec.sdl line {compiled.document.deployment_line}: it has the placements {names}, and "
+            "a GPULease is one lease with one provider; write a GPULease for each placement"
+        )
+    spec = compiled.groups[0]
+    if spec.max_price.denom != UACT:
+        prices = compiled.document.placements[spec.name].pricing.values()
+        line = next(price.line for price in prices if price.denom != UACT)
+        raise ConfigError(
+            f"spec.sdl line {line}: the price is in {spec.max_price.denom}, and a GPULease pays in {UACT} "
+            f"(1000000 {UACT} are 1 USD); write denom: {UACT} and the amount in it"
+        )
+    return spec, compiled.manifest
+
+
+def sdl_reclamation_min_window_s(text: str) -> int | None:
+    """How much warning ``spec.sdl`` asks for before a provider takes a lease back, in seconds rounded up.
+
+    None where it asks for none. ``ConfigError`` as for ``compile_sdl``.
+    """
+    try:
+        window_ns = sdl.compile_text(text).reclamation_min_window_ns
+    except SdlError as error:
+        raise ConfigError(f"spec.sdl {error}") from error
+    return None if window_ns is None else -(-window_ns // NS_PER_S)
 
 
 def _requirements(raw: Mapping[str, Any]) -> PlacementRequirements:
@@ -91,11 +141,6 @@ def _expose(raw: Mapping[str, Any]) -> Expose:
         is_global=bool(raw.get("global", False)),
         hosts=None if not hosts else tuple(str(host) for host in hosts),
     )
-
-
-def expose_order(expose: Expose) -> tuple[str, int, str, bool]:
-    """Providers refuse a manifest whose exposes are in another order."""
-    return (expose.service, expose.port, expose.protocol, not expose.is_global)
 
 
 def _resources(index: int, name: str, raw: Mapping[str, Any], exposes: Sequence[Expose]) -> Resources:

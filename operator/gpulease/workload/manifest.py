@@ -26,9 +26,9 @@ from gpulease.workload.model import (
     Service,
 )
 
-_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?\Z")
-_ENV = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*\Z")
-_HOST = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
+SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?\Z")
+ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*\Z")
+HOST_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 _MAX_U32 = 2**32 - 1
 _COMPARED = (
     "cpu_milli",
@@ -257,7 +257,7 @@ def _service_json(service: Service) -> dict[str, Any]:
         "command": _optional(service.command),
         "args": _optional(service.args),
         "env": _optional(service.env),
-        "resources": _resources_json(service.resources),
+        "resources": resources_json(service.resources),
         "count": service.count,
         "expose": [_expose_json(entry) for entry in service.expose],
         "credentials": None,
@@ -287,7 +287,7 @@ def _params_json(params: Params) -> dict[str, Any]:
     return body
 
 
-def _resources_json(r: Resources) -> dict[str, Any]:
+def resources_json(r: Resources) -> dict[str, Any]:
     return {
         "id": r.id,
         "cpu": _sized("units", r.cpu_milli, r.cpu_attributes),
@@ -362,8 +362,13 @@ def _invalid(words: str) -> ManifestError:
     return ManifestError(f"invalid manifest: {words}")
 
 
+def expose_order(expose: Expose) -> tuple[str, int, str, bool]:
+    """Providers refuse a manifest whose exposes are in another order."""
+    return (expose.service, expose.port, expose.protocol, not expose.is_global)
+
+
 def _validate_service(service: Service) -> None:
-    if not _NAME.match(service.name):
+    if not SERVICE_NAME.match(service.name):
         raise _invalid(f"service name {service.name!r} must be lower-case letters, digits and dashes")
     if not service.image:
         raise _invalid(f'service "{service.name}" has empty image name')
@@ -371,9 +376,9 @@ def _validate_service(service: Service) -> None:
         raise _invalid(f"service {service.name!r} has resource id 0")
     for entry in service.env or ():
         name = entry.split("=", 1)[0]
-        if not _ENV.match(name) or name == "." or name.startswith(".."):
+        if not ENV_NAME.match(name) or name == "." or name.startswith(".."):
             raise _invalid(f"service {service.name!r} has an environment variable with the invalid name {name!r}")
-    order = [(e.service, e.port, e.protocol, not e.is_global) for e in service.expose]
+    order = [expose_order(entry) for entry in service.expose]
     if order != sorted(order):
         raise _invalid(f"the exposes of service {service.name!r} are not sorted by service, port, proto, global first")
 
@@ -386,7 +391,7 @@ def _validate_expose(service: Service, expose: Expose, hosts: set[str]) -> None:
     if expose.protocol not in ("TCP", "UDP"):
         raise _invalid(f"service {service.name!r} exposes protocol {expose.protocol!r}, which is not TCP or UDP")
     for host in expose.hosts or ():
-        if len(host) > 253 or not _HOST.match(host):
+        if len(host) > 253 or not HOST_NAME.match(host):
             raise _invalid(f"host name {host!r} is not a lower-case DNS name")
         if host in hosts:
             raise _invalid(f"host name {host!r} is used twice")
