@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +18,7 @@ from gpulease.agent.podresources import PodResources
 from gpulease.agent.serve import build_app
 from gpulease.agent.store import RecordStore
 from gpulease.errors import ConfigError, GpuleaseError
+from gpulease.memory import give_back
 
 app = typer.Typer(help="The node agent: who holds which GPU, for how long.", invoke_without_command=True)
 _TRIM_AFTER_S = 5.0
@@ -91,7 +90,7 @@ async def _run(
             raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --listen") from error
         typer.echo(f"agent of node {policy.node} on http://{host}:{port}")
         looking = asyncio.create_task(agent.run())
-        loop.call_later(_TRIM_AFTER_S, _give_back_memory)
+        loop.call_later(_TRIM_AFTER_S, give_back)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -103,12 +102,3 @@ async def _run(
             await asyncio.gather(looking, return_exceptions=True)
         await runner.cleanup()
         await close_all(*(part for part in (nvml, kubelet, dcgm, store) if part is not None))
-
-
-def _give_back_memory() -> None:
-    """What loading the modules took and left unused goes back to the node, which sells its memory."""
-    gc.collect()
-    gc.freeze()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from gpulease.errors import GpuleaseError
 from gpulease.kube.client import Cluster
+from gpulease.memory import few_arenas, give_back
 from gpulease.runtime.app import Operator
 from gpulease.runtime.clock import SystemClock
 from gpulease.runtime.logs import configure
@@ -19,6 +20,7 @@ from gpulease.store.journal import Journal
 
 app = typer.Typer(help="Sell and buy leases: the operator.", invoke_without_command=True)
 _STORE = "operator.db"
+_TRIM_AFTER_S = 10.0
 
 
 @app.callback()
@@ -29,6 +31,7 @@ def serve(
     try:
         settings = OperatorSettings()
         configure(level=settings.log_level, form=settings.log_format)
+        few_arenas()
         asyncio.run(_run(settings, kubeconfig))
     except ValidationError as error:
         for entry in error.errors():
@@ -52,6 +55,7 @@ async def _run(settings: OperatorSettings, kubeconfig: str | None) -> None:
         async with Cluster.connect(kubeconfig) as cluster:
             operator = Operator(settings, cluster, journal, SystemClock(), kubeconfig=kubeconfig)
             work = asyncio.create_task(operator.run(), name="operator")
+            asyncio.get_running_loop().call_later(_TRIM_AFTER_S, give_back)
             stopping = asyncio.create_task(stop.wait(), name="stop")
             await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
             for task in (work, stopping):

@@ -21,7 +21,7 @@ from gpulease.runtime.specs import (
 )
 from gpulease.tenancy.states import Wanted
 from gpulease.units import Dec
-from gpulease.workload.compile import compile_services, gpu_words
+from gpulease.workload.compile import compile_spec, gpu_words
 from gpulease.workload.manifest import manifest_hash, to_json, validate
 
 _DSEQ_DIGITS = 13
@@ -60,7 +60,7 @@ def parse(body: Mapping[str, Any], *, block_time_ns: int) -> TenantSpec:
         limit_uact = usd_field(spec, "maxUsdPerHour")
         budget, deposit = usd_field(spec, "budgetUsd"), usd_field(spec, "depositUsd", "0.5")
         ceiling = ceiling_per_block(limit_uact, block_time_ns)
-        group, manifest = compile_services(spec["services"], placement=spec.get("placement") or {}, ceiling=ceiling)
+        group, manifest = compile_spec(spec, ceiling=ceiling)
         validate(manifest)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         words = f"spec lacks {error}" if isinstance(error, KeyError) else str(error)
