@@ -408,10 +408,11 @@ def _running(
         words = f"The provider's gateway does not answer: {seen.gateway.problem}."
         # What runs is unknown: the last known state stands.
         return Plan(tuple(actions), None, (sent, *base), {}, max(wait_s, _SOON_S))
+    reason, words = seen.gateway.trouble or ("Deploying", words)
     conditions = (
-        Condition.false("Ready", "Deploying", words),
+        Condition.false("Ready", reason, words),
         sent,
-        Condition.false("Running", "Deploying", words),
+        Condition.false("Running", reason, words),
         *base,
     )
     return Plan(tuple(actions), TenantState.DEPLOYING, conditions, facts, max(wait_s, _SOON_S))

@@ -84,6 +84,8 @@ class GatewayView:
     services: tuple[ServiceView, ...] | None = None
     forwarded_ports: tuple[dict[str, Any], ...] = ()
     retry_at_ns: int = 0
+    trouble: tuple[str, str] | None = None
+    """(reason, sentence) of why services do not come up, from the provider's cluster events."""
 
 
 @dataclass(frozen=True, slots=True)
