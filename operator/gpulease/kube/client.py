@@ -7,12 +7,15 @@ are server-side applies under one field manager, counted by kind, so that tests 
 from __future__ import annotations
 
 import copy
+import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
-from gpulease.errors import KubeError, KubeNotFound
+from gpulease.errors import KubeError, KubeNotFound, KubeUnreachable
 from gpulease.kube.events import EventRecorder
+from gpulease.kube.exec import PROTOCOLS, ExecStream
 from gpulease.kube.refs import (
     Json,
     Listing,
@@ -32,6 +35,7 @@ _MERGE = "application/merge-patch+json"
 _PAGE = 500
 _MOST_ITEMS = 100_000
 _LOG_LIMIT_BYTES = 1 << 20
+_LOG_LINE_BYTES = 1 << 16
 
 
 class Cluster:
@@ -161,6 +165,74 @@ class Cluster:
         query = {"container": container, "tailLines": tail_lines, "follow": True}
         path = object_path(Ref("v1", "Pod", pod, namespace), Resource("pods", True), "log")
         return self._transport.lines(path, query=query, what=f"following the log of {namespace}/{pod}", idle_s=idle_s)
+
+    def log_lines(
+        self,
+        namespace: str,
+        pod: str,
+        *,
+        container: str,
+        follow: bool,
+        tail_lines: int | None = None,
+        since: str | None = None,
+        idle_s: float = 3600.0,
+    ) -> AsyncGenerator[bytes, None]:
+        """Lines with their time of writing in front, RFC 3339; what is above 64 KiB of a line comes as a next one.
+
+        ``since`` is such a time: lines from its whole second on.
+        """
+        query = {
+            "container": container,
+            "follow": follow,
+            "tailLines": tail_lines,
+            "sinceTime": since,
+            "timestamps": True,
+        }
+        path = object_path(Ref("v1", "Pod", pod, namespace), Resource("pods", True), "log")
+        what = f"reading the log of {namespace}/{pod}"
+        return self._transport.lines(path, query=query, what=what, idle_s=idle_s, longest_bytes=_LOG_LINE_BYTES)
+
+    async def watch(
+        self, api_version: str, kind: str, *, namespace: str, resource_version: str, timeout_s: int = 240
+    ) -> AsyncGenerator[tuple[str, Json], None]:
+        """Changes after ``resource_version`` as (type, object), until the API server ends the watch.
+
+        A version that is no longer kept is a ``KubeError`` 410: list again.
+        """
+        path = collection_path(api_version, await self._resource(api_version, kind), namespace)
+        query = {
+            "watch": True,
+            "resourceVersion": resource_version,
+            "allowWatchBookmarks": True,
+            "timeoutSeconds": timeout_s,
+        }
+        what = f"watching {kind} objects"
+        async with aclosing(self._transport.lines(path, query=query, what=what, idle_s=timeout_s + 30.0)) as lines:
+            async for line in lines:
+                try:
+                    change = json.loads(line)
+                    type_, body = str(change["type"]), dict(change["object"])
+                except (ValueError, KeyError, TypeError):
+                    raise KubeUnreachable(f"{what}: the stream holds something that is no change") from None
+                if type_ == "ERROR":
+                    raise KubeError(int(body.get("code") or 500), str(body.get("reason", "")), f"{what}: {body}")
+                yield type_, body
+
+    async def exec(
+        self, namespace: str, pod: str, *, container: str, command: Sequence[str], stdin: bool, tty: bool
+    ) -> ExecStream:
+        """Start a command. With ``tty`` stderr is part of stdout."""
+        query = {
+            "container": container,
+            "command": list(command),
+            "stdin": stdin,
+            "stdout": True,
+            "stderr": not tty,
+            "tty": tty,
+        }
+        path = object_path(Ref("v1", "Pod", pod, namespace), Resource("pods", True), "exec")
+        what = f"running a command in {namespace}/{pod}"
+        return ExecStream(await self._transport.websocket(path, query=query, protocols=PROTOCOLS, what=what), what)
 
     async def version(self) -> Json:
         """``/version``: ``gitVersion``, ``platform`` and so on."""
