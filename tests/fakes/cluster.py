@@ -64,6 +64,7 @@ class FakeCommand:
     said: asyncio.Queue[tuple[int, bytes] | ExecEnd | None] = field(default_factory=asyncio.Queue)
     heard: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     closed: bool = False
+    task: asyncio.Task[None] | None = None
 
     def out(self, data: bytes) -> None:
         self.said.put_nowait((STDOUT, data))

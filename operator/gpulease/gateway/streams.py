@@ -63,7 +63,6 @@ class Streams:
                 tail_lines=query.tail_lines,
                 timing=self._limits.follow,
             )
-            await socket.close(sockets.NORMAL)
 
         return await self._serve(request, lease, "logs", work, opened)
 
@@ -79,7 +78,6 @@ class Streams:
                 follow=query.follow,
                 poll_s=self._limits.follow.poll_s,
             )
-            await socket.close(sockets.NORMAL)
 
         return await self._serve(request, lease, "events", work, opened)
 
@@ -89,10 +87,9 @@ class Streams:
         async def work(socket: TenantSocket) -> None:
             how = await shell.serve(self._desk, lease_namespace(lease), query, socket)
             log.info("shell_ended", lease=str(lease), service=query.service, how=how)
-            socket.drop()
 
         log.info("shell_asked", lease=str(lease), service=query.service, pod=query.pod_index)
-        return await self._serve(request, lease, "shell", work, opened, work_hears=True)
+        return await self._serve(request, lease, "shell", work, opened, is_shell=True)
 
     async def close(self) -> None:
         """End all of them; for the process's end."""
@@ -106,7 +103,7 @@ class Streams:
         work: _Work,
         opened: _Opened,
         *,
-        work_hears: bool = False,
+        is_shell: bool = False,
     ) -> web.StreamResponse:
         refused = sockets.refusal(request)
         if refused is not None:
@@ -122,7 +119,7 @@ class Streams:
             await socket.open()
             opened()
             self._open.add(socket)
-            await self._until_end(socket, kind, work, work_hears=work_hears)
+            await self._until_end(socket, kind, work, is_shell=is_shell)
         finally:
             self._open.discard(socket)
             self.open_by_lease[lease] -= 1
@@ -130,10 +127,10 @@ class Streams:
                 del self.open_by_lease[lease]
         return socket.response
 
-    async def _until_end(self, socket: TenantSocket, kind: str, work: _Work, *, work_hears: bool) -> None:
+    async def _until_end(self, socket: TenantSocket, kind: str, work: _Work, *, is_shell: bool) -> None:
         working = asyncio.ensure_future(work(socket))
         tasks = [working, asyncio.create_task(socket.watch())]
-        if not work_hears:
+        if not is_shell:  # which listens itself
             tasks.append(asyncio.create_task(socket.drain_input()))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -142,10 +139,11 @@ class Streams:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if error is None:
-            return
-        if isinstance(error, ClientGone):
+        if isinstance(error, ClientGone) or (error is None and is_shell):
             socket.drop()
+            return
+        if error is None:
+            await socket.close(sockets.NORMAL)
             return
         code, reason = _code_of(error)
         self.cut_total[f"{kind}/{reason or code}"] += 1
