@@ -143,7 +143,9 @@ def secret_of(made: certs.MadeCertificate) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def stand(*, lease: bool = True, limits: Limits | None = None) -> AsyncIterator[Stand]:
+async def stand(
+    *, lease: bool = True, limits: Limits | None = None, grpc: bool = False, timing: Timing | None = None
+) -> AsyncIterator[Stand]:
     cluster = FakeCluster()
     async with (
         DevnetServer(new_chain(), block_time_ms=30) as node,
@@ -185,7 +187,8 @@ async def stand(*, lease: bool = True, limits: Limits | None = None) -> AsyncIte
             cluster,
             Ref("v1", "Secret", certificate_secret("p"), OPERATOR_NS),
             port=0,
-            timing=Timing(certificate_poll_s=0.05, head_s=0.3),
+            grpc=("127.0.0.1", 0) if grpc else None,
+            timing=timing or Timing(certificate_poll_s=0.05, head_s=0.3, status_poll_s=0.05, grace_s=0.2),
         )
         await server.start()
         try:

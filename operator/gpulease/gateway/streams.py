@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import structlog
 from aiohttp import web
 
-from gpulease.errors import KubeError, KubeNotFound, KubeUnreachable
+from gpulease.errors import GpuleaseError, KubeError, KubeNotFound, KubeUnreachable
 from gpulease.gateway import answers, kubeevents, logs, shell, sockets
 from gpulease.gateway.desk import Desk
 from gpulease.gateway.logs import FollowTiming, NoPods
@@ -37,6 +38,10 @@ class StreamLimits:
     follow: FollowTiming = field(default_factory=FollowTiming)
 
 
+class TooManyStreams(GpuleaseError):
+    """One more would be above a limit."""
+
+
 class Streams:
     """``open_by_lease`` counts what is open; ``cut_total`` the streams ended early, by reason."""
 
@@ -44,7 +49,7 @@ class Streams:
         self._desk = desk
         self._limits = limits
         self._open: set[TenantSocket] = set()
-        self.open_by_lease: Counter[LeaseId] = Counter()
+        self.open_by_lease: Counter[LeaseId | None] = Counter()
         self.cut_total: Counter[str] = Counter()
 
     async def logs(
@@ -108,24 +113,33 @@ class Streams:
         refused = sockets.refusal(request)
         if refused is not None:
             return refused
-        if (
-            self.open_by_lease.total() >= self._limits.at_once
-            or self.open_by_lease[lease] >= self._limits.at_once_per_lease
-        ):
-            return answers.text(503, "too many streams at once; end one or try again in a moment")
-        socket = TenantSocket(request, timing=self._limits.socket)
+        try:
+            with self.slot(lease):
+                socket = TenantSocket(request, timing=self._limits.socket)
+                await socket.open()
+                opened()
+                self._open.add(socket)
+                try:
+                    await self._until_end(socket, kind, work, is_shell=is_shell)
+                finally:
+                    self._open.discard(socket)
+                return socket.response
+        except TooManyStreams as error:
+            return answers.text(503, str(error))
+
+    @contextmanager
+    def slot(self, lease: LeaseId | None) -> Iterator[None]:
+        """Room for one stream, whatever its protocol; ``TooManyStreams`` when there is none. None: of no lease."""
+        most = self._limits.at_once_per_lease
+        if self.open_by_lease.total() >= self._limits.at_once or self.open_by_lease[lease] >= most:
+            raise TooManyStreams("too many streams at once; end one or try again in a moment")
         self.open_by_lease[lease] += 1
         try:
-            await socket.open()
-            opened()
-            self._open.add(socket)
-            await self._until_end(socket, kind, work, is_shell=is_shell)
+            yield
         finally:
-            self._open.discard(socket)
             self.open_by_lease[lease] -= 1
             if not self.open_by_lease[lease]:
                 del self.open_by_lease[lease]
-        return socket.response
 
     async def _until_end(self, socket: TenantSocket, kind: str, work: _Work, *, is_shell: bool) -> None:
         working = asyncio.ensure_future(work(socket))
