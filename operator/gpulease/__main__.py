@@ -14,6 +14,7 @@ _GROUPS = {
     "agent": ("gpulease.agent.cli", "The node agent: who holds which GPU, for how long."),
     "devnet": ("gpulease.devnet.cli", "The embedded chain, for trials and tests."),
     "gateway": ("gpulease.runtime.gateway_cli", "The provider's HTTPS face."),
+    "lease": ("gpulease.runtime.lease_cli", "Logs, events, status and a shell of a lease that you rent."),
 }
 
 app = typer.Typer(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime
 import hashlib
 import ipaddress
+import os
+import ssl
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -101,6 +104,19 @@ def read(cert_pem: bytes, key_pem: bytes) -> MadeCertificate:
     return MadeCertificate(
         serial=str(cert.serial_number), cert_pem=cert_pem, pubkey_pem=_public_pem(public), key_pem=key_pem
     )
+
+
+def load(context: ssl.SSLContext, made: MadeCertificate) -> None:
+    """Show this certificate on ``context``'s connections; ``AuthError`` when it cannot be used."""
+    # The ssl module reads keys from files only; these are gone before the call returns.
+    with tempfile.TemporaryDirectory(prefix="gpulease-tls-") as folder:
+        path = os.path.join(folder, "own.pem")
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(made.cert_pem + made.key_pem)
+        try:
+            context.load_cert_chain(path)
+        except (ssl.SSLError, ValueError) as error:
+            raise AuthError(f"the certificate and its key cannot be used: {error}") from None
 
 
 def hosts_of(cert_pem: bytes) -> tuple[str, ...]:
