@@ -21,6 +21,7 @@ class FakeLog:
         self._ended = False
         self._news = asyncio.Event()
         self._count = 0
+        self._cuts = 0
         self.readers = 0
         self.opened: list[tuple[int | None, str | None]] = []
 
@@ -33,25 +34,35 @@ class FakeLog:
         self._ended = True
         self._news.set()
 
+    def cut(self) -> None:
+        """Break the readings under way; the container goes on."""
+        self._cuts += 1
+        self._news.set()
+
     def restart(self) -> None:
         self.end()
         self._lines, self._ended, self._news = [], False, asyncio.Event()
 
+    async def _wait(self, news: asyncio.Event) -> None:
+        news.clear()
+        await news.wait()
+
     async def read(self, *, follow: bool, tail: int | None, since: str | None) -> AsyncGenerator[bytes, None]:
         self.opened.append((tail, since))
-        lines, news = self._lines, self._news
+        lines, news, cuts = self._lines, self._news, self._cuts
         at = 0 if tail is None else max(0, len(lines) - tail)
         self.readers += 1
         try:
             while True:
-                while at < len(lines):
+                while at < len(lines) and cuts == self._cuts:
                     at += 1
                     if since is None or lines[at - 1].decode()[:19] >= since[:19]:
                         yield lines[at - 1]
                 if not follow or lines is not self._lines or self._ended:
                     return
-                news.clear()
-                await news.wait()
+                if cuts != self._cuts:
+                    raise KubeUnreachable("the stream broke")
+                await self._wait(news)
         finally:
             self.readers -= 1
 
