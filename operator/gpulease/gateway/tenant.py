@@ -96,7 +96,8 @@ async def _next(socket: aiohttp.ClientWebSocketResponse) -> str | bytes | None:
         elif message.type is WSMsgType.ERROR:
             raise GatewayUnreachable(f"the connection broke: {message.data}")
         elif message.type is not WSMsgType.PONG:
-            code = socket.close_code or 1006
+            # The library forgets the code of a close frame when its own answer no longer gets out.
+            code = int(message.data) if message.type is WSMsgType.CLOSE else socket.close_code or 1006
             if code >= 4000 or code in (1001, 1002, 1008, 1009, 1011, 1012, 1013):
                 said = str(message.extra or "") if message.type is WSMsgType.CLOSE else ""
                 raise GatewayRefused(code, said or _WORDS.get(code, "the gateway ended the stream"))

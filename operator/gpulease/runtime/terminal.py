@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import sys
 import termios
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 from gpulease.errors import GatewayUnreachable
 
 _CHUNK_BYTES = 4096
+_DEFAULT_SIZE = (80, 24)
 
 
 class Session(Protocol):
@@ -67,8 +67,11 @@ class Terminal:
         stream.flush()
 
     def _resized(self) -> None:
-        size = shutil.get_terminal_size()
-        self._spawn(self._session.resize(size.columns, size.lines))
+        try:
+            columns, rows = os.get_terminal_size(self._fd)
+        except OSError:
+            columns, rows = _DEFAULT_SIZE
+        self._spawn(self._session.resize(columns, rows))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         async def quietly() -> None:
