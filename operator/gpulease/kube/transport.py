@@ -351,13 +351,11 @@ async def _split(content: aiohttp.StreamReader, longest_bytes: int) -> AsyncGene
     async for chunk in content.iter_any():
         held += chunk
         begin = 0
-        while (end := held.find(b"\n", begin)) >= 0:
-            yield bytes(held[begin : end + 1])
-            begin = end + 1
+        while (end := held.find(b"\n", begin)) >= 0 or len(held) - begin > longest_bytes:
+            end = min(end + 1 or len(held), begin + longest_bytes)
+            yield bytes(held[begin:end])
+            begin = end
         del held[:begin]
-        while len(held) > longest_bytes:
-            yield bytes(held[:longest_bytes])
-            del held[:longest_bytes]
     if held:
         yield bytes(held)
 
