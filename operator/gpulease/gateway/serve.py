@@ -23,7 +23,7 @@ from gpulease.gateway.certs import fingerprint
 from gpulease.gateway.front import GrpcFront
 from gpulease.gateway.guard import Guard
 from gpulease.gateway.ports import ChainPort, ClusterPort
-from gpulease.gateway.tls import ANY_CLIENT, TlsDoor
+from gpulease.gateway.tls import ANY_CLIENT, TlsDoor, small_buffers
 from gpulease.kube.refs import Ref
 
 log = structlog.get_logger(__name__)
@@ -79,6 +79,7 @@ class GatewayServer:
     _grpc: Any = None
 
     async def start(self) -> None:
+        small_buffers()
         await self._serve_metrics()
         pair = await self._first_certificate()
         public = await self._read_pair(self.public_secret) if self.public_secret is not None else None

@@ -43,12 +43,12 @@ class TooManyStreams(GpuleaseError):
 
 
 class Streams:
-    """``open_by_lease`` counts what is open; ``cut_total`` the streams ended early, by reason."""
+    """``open`` are the websockets, ``open_by_lease`` counts all streams, ``cut_total`` those ended early, by reason."""
 
     def __init__(self, desk: Desk, limits: StreamLimits) -> None:
         self._desk = desk
         self._limits = limits
-        self._open: set[TenantSocket] = set()
+        self.open: set[TenantSocket] = set()
         self.open_by_lease: Counter[LeaseId | None] = Counter()
         self.cut_total: Counter[str] = Counter()
 
@@ -98,7 +98,7 @@ class Streams:
 
     async def close(self) -> None:
         """End all of them; for the process's end."""
-        await asyncio.gather(*(socket.close(sockets.GOING_AWAY) for socket in self._open), return_exceptions=True)
+        await asyncio.gather(*(socket.close(sockets.GOING_AWAY) for socket in self.open), return_exceptions=True)
 
     async def _serve(
         self,
@@ -118,11 +118,11 @@ class Streams:
                 socket = TenantSocket(request, timing=self._limits.socket)
                 await socket.open()
                 opened()
-                self._open.add(socket)
+                self.open.add(socket)
                 try:
                     await self._until_end(socket, kind, work, is_shell=is_shell)
                 finally:
-                    self._open.discard(socket)
+                    self.open.discard(socket)
                 return socket.response
         except TooManyStreams as error:
             return answers.text(503, str(error))

@@ -15,12 +15,14 @@ import ctypes
 import os
 import ssl
 import tempfile
+from asyncio import sslproto
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gpulease.errors import ConfigError
 
 _X509_V_OK = 0
+_TLS_BUFFER_BYTES = 1 << 15
 
 
 class _OpenSsl:
@@ -104,6 +106,11 @@ def _trust(context: ssl.SSLContext, anchors: Iterable[bytes]) -> None:
             context.load_verify_locations(cadata=pem.decode("ascii"))
         except (ssl.SSLError, ValueError):
             continue
+
+
+def small_buffers() -> None:
+    """Each TLS connection of asyncio holds a read buffer of 256 KiB; a record is 16 KiB, and followers are many."""
+    sslproto.SSLProtocol.max_size = _TLS_BUFFER_BYTES
 
 
 class TlsDoor:
