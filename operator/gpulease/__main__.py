@@ -19,6 +19,7 @@ _GROUPS = {
     "verify": ("gpulease.runtime.verify_cli", "Hold usage records against the chain."),
     "sdl": ("gpulease.runtime.sdl_cli", "Check and convert SDL files, the market's language for deployments."),
     "gateway": ("gpulease.runtime.gateway_cli", "The provider's HTTPS face."),
+    "lease": ("gpulease.runtime.lease_cli", "Logs, events, status and a shell of a lease that you rent."),
 }
 
 app = typer.Typer(

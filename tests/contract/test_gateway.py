@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from gpulease.chain import codec
 from gpulease.chain.client import ChainClient
@@ -33,7 +34,7 @@ from gpulease.workload import manifest
 from gpulease.workload.names import lease_namespace, manifest_secret
 from tests.contract.test_chain_client import PROVIDER, TENANT, Party, new_chain
 from tests.fakes.chain import MuteChain
-from tests.fakes.cluster import FakeCluster
+from tests.fakes.cluster import FakeCluster, FakeLog
 
 pytestmark = pytest.mark.contract
 
@@ -106,6 +107,28 @@ class Stand:
         status = dict.fromkeys(counts, 1)
         self.cluster.put({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "status": status})
 
+    def pod(self, name: str, *, service: str = "web", phase: str = "Running") -> FakeLog:
+        """A pod of the lease and its log."""
+        labels = {"gpulease.dev/service": service}
+        meta = {"name": name, "namespace": lease_namespace(LEASE), "labels": labels, "uid": f"uid-{name}"}
+        ready = {"type": "Ready", "status": "True" if phase == "Running" else "False"}
+        status = {"phase": phase, "conditions": [ready]}
+        self.cluster.put({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "status": status})
+        return self.cluster.log_of(lease_namespace(LEASE), name)
+
+    @asynccontextmanager
+    async def socket(
+        self, path: str, *, token: str | None = None, context: Any = None, **headers: str
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """``aiohttp.WSServerHandshakeError`` when it is refused."""
+        given = headers | ({} if token is None else {"Authorization": token})
+        connector = aiohttp.TCPConnector(ssl=context or ssl._create_unverified_context())
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.ws_connect(URL(self.uri + path, encoded=True), headers=given) as opened,
+        ):
+            yield opened
+
 
 def secret_of(made: certs.MadeCertificate) -> dict[str, Any]:
     return {
@@ -120,7 +143,9 @@ def secret_of(made: certs.MadeCertificate) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def stand(*, lease: bool = True, limits: Limits | None = None) -> AsyncIterator[Stand]:
+async def stand(
+    *, lease: bool = True, limits: Limits | None = None, grpc: bool = False, timing: Timing | None = None
+) -> AsyncIterator[Stand]:
     cluster = FakeCluster()
     async with (
         DevnetServer(new_chain(), block_time_ms=30) as node,
@@ -162,7 +187,8 @@ async def stand(*, lease: bool = True, limits: Limits | None = None) -> AsyncIte
             cluster,
             Ref("v1", "Secret", certificate_secret("p"), OPERATOR_NS),
             port=0,
-            timing=Timing(certificate_poll_s=0.05, head_s=0.3),
+            grpc=("127.0.0.1", 0) if grpc else None,
+            timing=timing or Timing(certificate_poll_s=0.05, head_s=0.3, status_poll_s=0.05, grace_s=0.2),
         )
         await server.start()
         try:

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -17,7 +17,7 @@ import pytest
 from gpulease.chain import codec
 from gpulease.devnet.serve import DevnetServer
 from gpulease.errors import GatewayRefused
-from gpulease.gateway import certs, client
+from gpulease.gateway import certs, client, tenant
 from gpulease.gateway.serve import certificate_secret
 from gpulease.ids import DeploymentId
 from gpulease.market import model as m
@@ -72,6 +72,59 @@ async def gateway(env: EnvTest, port: int, metrics: int) -> AsyncIterator[asynci
         if process.returncode is None:
             process.terminate()
         await asyncio.wait_for(process.wait(), 10)
+
+
+def workload() -> list[dict[str, object]]:
+    """What the operator makes for the lease, as far as the gateway looks at it; nothing here runs it."""
+    namespace = lease_namespace(LEASE)
+    labels = {"gpulease.dev/service": "web"}
+    container = {"name": "web", "image": "localhost/none:1"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
+    meta = {"name": "web", "namespace": namespace, "labels": labels}
+    spec = {"selector": {"matchLabels": labels}, "template": template}
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec},
+    ]
+
+
+def event(name: str, note: str) -> dict[str, object]:
+    namespace = lease_namespace(LEASE)
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": namespace},
+        "eventTime": "2026-01-01T00:00:00.000000Z",
+        "type": "Normal",
+        "reason": "Tested",
+        "action": "Test",
+        "note": note,
+        "reportingController": "test",
+        "reportingInstance": "test-1",
+        "regarding": {"kind": "Pod", "namespace": namespace, "name": "web-1"},
+    }
+
+
+async def streams(env: EnvTest, uri: str, buyer: Party) -> None:
+    """Events as they come, and the ends that need no node."""
+    for body in (*workload(), event("first", "one")):
+        await kubectl(env, "apply", "-f", "-", body=body)
+    caller = client.Caller(uri, LEASE.provider, TENANT, buyer.client.certificates, now_s=time.time(), timeout_s=10)
+    async with aclosing(tenant.events(caller, LEASE, follow=True)) as events, asyncio.timeout(30):
+        assert (await anext(events))["note"] == "one"
+        await kubectl(env, "apply", "-f", "-", body=event("second", "two"))
+        assert dict(await anext(events)) == {
+            "type": "Normal",
+            "reportingController": "test",
+            "reportingInstance": "test-1",
+            "reason": "Tested",
+            "note": "two",
+            "object": {"kind": "Pod", "namespace": lease_namespace(LEASE), "name": "web-1"},
+        }
+    with pytest.raises(GatewayRefused, match="no running pods"):
+        await anext(tenant.logs(caller, LEASE))
+    with pytest.raises(GatewayRefused, match="not running"):
+        await tenant.run(caller, LEASE, service="web", command=["x"], timeout_s=10)
 
 
 async def healthy(metrics: int, wanted: str, *, timeout_s: float = 20.0) -> None:
@@ -157,6 +210,7 @@ async def test_the_process_serves_and_survives_kill_9(envtest: EnvTest) -> None:
                     now_s=time.time(),
                 )
             assert (early.value.status, early.value.text) == (404, "kube: no deployments for lease\n")
+            await streams(envtest, f"https://127.0.0.1:{port}", buyer)
             process.terminate()
             assert await asyncio.wait_for(process.wait(), 10) == 0
     name = manifest_secret(lease_namespace(LEASE))

@@ -10,12 +10,16 @@ from aiohttp import web
 _ESCAPES = (("<", "003c"), (">", "003e"), ("&", "0026"), ("\u2028", "2028"), ("\u2029", "2029"))
 
 
-def success(body: Any) -> web.Response:
-    """Compact JSON with Go's escapes."""
+def encoded(body: Any) -> str:
+    """Compact JSON with Go's escapes; half a surrogate pair, which has no UTF-8, becomes a question mark."""
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
     for char, escape in _ESCAPES:
         text = text.replace(char, f"\\u{escape}")
-    return web.Response(body=text.encode(), headers={"Content-Type": "application/json; charset=UTF-8"})
+    return text.encode("utf-8", "replace").decode()
+
+
+def success(body: Any) -> web.Response:
+    return web.Response(body=encoded(body).encode(), headers={"Content-Type": "application/json; charset=UTF-8"})
 
 
 def message(status: int, words: str) -> web.Response:

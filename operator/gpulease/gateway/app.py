@@ -1,6 +1,6 @@
 """The provider's HTTPS face: routes, order of checks, limits (gateway reference §0, §1).
 
-Differences from the peer, all on the safe side: service status asks for the scope ``status``; a token's list of
+Differences from the peer, all on the safe side: service status and migrations ask for a scope; a token's list of
 services is enforced; an unreachable chain is 503 and never "unknown account"; bodies, time and concurrency are bounded.
 """
 
@@ -10,8 +10,8 @@ import asyncio
 import platform
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 from weakref import WeakSet
 
 import structlog
@@ -19,21 +19,22 @@ from aiohttp import web
 
 from gpulease import __version__
 from gpulease.errors import ChainError, ChainMismatch, ConfigError, KubeError, KubeNotFound, Unreachable
-from gpulease.gateway import answers, manifests, report
+from gpulease.gateway import answers, migrate
 from gpulease.gateway.auth import Authenticator, Refused, unauthorized
+from gpulease.gateway.desk import Desk, Identity
+from gpulease.gateway.hosts import HostRefused
 from gpulease.gateway.jwt import Claims, Permit
-from gpulease.gateway.manifests import ManifestStore, NotTaken
+from gpulease.gateway.manifests import NotTaken
 from gpulease.gateway.ports import ChainPort, ClusterPort
+from gpulease.gateway.query import MOST_U32, MOST_U64, BadQuery, path_number, shell_query, stream_query
+from gpulease.gateway.streams import StreamLimits, Streams
 from gpulease.ids import DeploymentId, LeaseId
-from gpulease.kube.refs import Json
 from gpulease.workload import manifest
 from gpulease.workload.model import ManifestGroup
-from gpulease.workload.names import lease_namespace
-from gpulease.workload.objects import SERVICE_LABEL
+
+__all__ = ["Gateway", "Identity", "Limits"]
 
 log = structlog.get_logger(__name__)
-_MOST_U64 = 2**64 - 1
-_MOST_U32 = 2**32 - 1
 _CLAIMS = web.RequestKey("claims", Claims)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -47,15 +48,8 @@ class Limits:
     request_s: float = 30.0
     requests_at_once: int = 128
     status_age_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Whose gateway this is. ``namespace`` is the operator's; ``host`` the public name for node ports."""
-
-    address: str
-    namespace: str
-    host: str = ""
+    pods_age_s: float = 1.0
+    streams: StreamLimits = field(default_factory=StreamLimits)
 
 
 class Gateway:
@@ -76,13 +70,17 @@ class Gateway:
         self.in_flight = 0
         self.seen: WeakSet[object] = WeakSet()
         """Connections that have sent a whole request head."""
-        self._chain = chain
+        self.auth = Authenticator(chain, now_s=now_s)
+        self.desk = Desk(
+            identity,
+            chain=chain,
+            cluster=cluster,
+            now_s=now_s,
+            status_age_s=self.limits.status_age_s,
+            pods_age_s=self.limits.pods_age_s,
+        )
+        self.streams = Streams(self.desk, self.limits.streams)
         self._cluster = cluster
-        self._now_s = now_s
-        self._store = ManifestStore(cluster, namespace=identity.namespace)
-        self._auth = Authenticator(chain, now_s=now_s)
-        self._status: tuple[float, Json] | None = None
-        self._status_lock = asyncio.Lock()
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._door], client_max_size=self.limits.body_bytes + 1)
@@ -95,6 +93,12 @@ class Gateway:
         app.router.add_get(f"{lease}/manifest", self._get_manifest, allow_head=False)
         app.router.add_get(f"{lease}/status", self._lease_status, allow_head=False)
         app.router.add_get(f"{lease}/service/{{service}}/status", self._service_status, allow_head=False)
+        app.router.add_get(f"{lease}/logs", self._logs, allow_head=False)
+        app.router.add_get(f"{lease}/kubeevents", self._events, allow_head=False)
+        app.router.add_get(f"{lease}/shell", self._shell, allow_head=False)
+        app.router.add_post("/hostname/migrate", self._migrate_hosts)
+        app.router.add_post("/endpoint/migrate", self._migrate_endpoints)
+        app.on_shutdown.append(self._close_streams)
         return app
 
     # --- before every handler ------------------------------------------------------------------------------------
@@ -114,18 +118,18 @@ class Gateway:
             return answers.empty(405) if problem.status == 405 else answers.text(404, "404 page not found")
         if self.in_flight >= self.limits.requests_at_once:
             return answers.text(503, "too many requests at once; try again in a moment")
-        self.in_flight += 1
+        visit = request[_VISIT] = _Visit(self)
         try:
-            async with asyncio.timeout(self.limits.request_s):
+            async with asyncio.timeout(self.limits.request_s) as visit.limit:
                 return await self._answered(request, handler)
         except TimeoutError:
             return answers.text(503, f"no answer within {self.limits.request_s:.0f} s; try again")
         finally:
-            self.in_flight -= 1
+            visit.leave()
 
     async def _answered(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         try:
-            claims = await self._auth.identify(request.headers.get("Authorization"), _certificate(request))
+            claims = await self.auth.identify(_authorization(request), _certificate(request))
             if claims is not None:
                 request[_CLAIMS] = claims
             return await handler(request)
@@ -135,7 +139,7 @@ class Gateway:
         except NotTaken as error:
             log.info("manifest_refused", path=request.path, status=error.status, why=str(error))
             return answers.text(error.status, str(error))
-        except _BadPath as error:
+        except (BadQuery, HostRefused) as error:
             return answers.text(400, str(error))
         except KubeNotFound as error:
             return answers.text(404, f"kube: {error}")
@@ -148,8 +152,10 @@ class Gateway:
         except ChainError as error:
             log.warning("chain_refused", path=request.path, why=str(error))
             return answers.text(500, str(error))
-        except (asyncio.CancelledError, TimeoutError, web.HTTPException):
+        except (asyncio.CancelledError, TimeoutError):
             raise
+        except web.HTTPException as error:
+            return answers.text(error.status, error.reason)
         except Exception:
             # Whatever it is, the tenant gets a sentence and nothing of our insides.
             log.exception("request_failed", path=request.path)
@@ -174,39 +180,20 @@ class Gateway:
         return answers.success({"address": self.identity.address})
 
     async def _provider_status(self, _: web.Request) -> web.Response:
-        """Anyone may ask, so it is worked out once for many."""
-        async with self._status_lock:
-            if self._status is None or self._now_s() - self._status[0] > self.limits.status_age_s:
-                self._status = (self._now_s(), await self._gather_status())
-            return answers.success(self._status[1])
-
-    async def _gather_status(self) -> Json:
-        kept = await self._store.all()
-        nodes, pods = await asyncio.gather(self._cluster.list("v1", "Node"), self._cluster.list("v1", "Pod"))
-        leases = await self._chain.leases(provider=self.identity.address, state="active")
-        groups = [group for group in map(manifests.kept_group, kept) if group is not None]
-        return report.provider_status(
-            address=self.identity.address,
-            host=self.identity.host,
-            groups=groups,
-            deployments=len({lease.id.deployment for lease in leases}),
-            leases=len(leases),
-            nodes=nodes.items,
-            pods=pods.items,
-        )
+        return answers.success(await self.desk.provider_status())
 
     # --- manifests -----------------------------------------------------------------------------------------------
 
     async def _put_manifest(self, request: web.Request) -> web.Response:
         claims = self._known(request)
-        dseq = _number(request, "dseq", _MOST_U64)
+        dseq = path_number(request.match_info["dseq"], MOST_U64)
         if claims.permit(self.identity.address, "send-manifest", dseq) is None:
             raise unauthorized("the token does not allow send-manifest")
         raw = await self._body(request)
         if isinstance(raw, web.Response):
             return raw
         id_ = DeploymentId(claims.owner, dseq)
-        count = await manifests.take_in(raw, id_, provider=self.identity.address, chain=self._chain, store=self._store)
+        count = await self.desk.take_manifest(raw, id_)
         log.info("manifest_accepted", deployment=str(id_), leases=count)
         return answers.empty()
 
@@ -218,11 +205,11 @@ class Gateway:
         except TimeoutError:
             return answers.text(408, f"the body did not arrive within {self.limits.body_s:.0f} s")
         except web.HTTPRequestEntityTooLarge:
-            return answers.text(413, f"the manifest is larger than {limit} bytes; make it smaller")
+            return answers.text(413, f"the body is larger than {limit} bytes; make it smaller")
 
     async def _get_manifest(self, request: web.Request) -> web.Response:
         lease, permit = self._lease(request, "get-manifest")
-        group = await self._store.group(lease)
+        group = await self.desk.group(lease)
         if group is None:
             return answers.text(404, "lease not found")
         services = tuple(s for s in group.services if permit.covers(s.name))
@@ -232,36 +219,71 @@ class Gateway:
 
     async def _lease_status(self, request: web.Request) -> web.Response:
         lease, permit = self._lease(request, "status")
-        group = await self._store.group(lease)
-        if group is None:
-            return answers.empty(404)
-        namespace = lease_namespace(lease)
-        workloads = await self._workloads(namespace)
-        if not workloads:
-            return answers.text(404, "kube: no deployments for lease")
-        ports = await self._cluster.list("v1", "Service", namespace=namespace, labels=SERVICE_LABEL)
-        body = report.lease_status(group, workloads, ports.items, host=self.identity.host)
-        return answers.success(body if permit.services is None else report.only(body, permit.services))
+        body = await self.desk.lease_status(lease, permit)
+        return answers.empty(404) if body is None else answers.success(body)
 
     async def _service_status(self, request: web.Request) -> web.Response:
         lease, permit = self._lease(request, "status")
         name = request.match_info["service"]
         if not permit.covers(name):
             raise unauthorized("the token does not name this service")
-        workloads = await self._workloads(lease_namespace(lease))
-        found = next((body for body in workloads if report.workload_name(body) == name), None)
-        if found is None:
-            return answers.text(404, "kube: no service for that lease" if workloads else "kube: lease not found")
-        return answers.success(report.service_status(found))
+        return answers.success(await self.desk.service_status(lease, name))
 
-    async def _workloads(self, namespace: str) -> list[Json]:
-        found = await asyncio.gather(
-            *(
-                self._cluster.list("apps/v1", kind, namespace=namespace, labels=SERVICE_LABEL)
-                for kind in ("Deployment", "StatefulSet")
-            )
-        )
-        return [body for listing in found for body in listing.items]
+    # --- streams -------------------------------------------------------------------------------------------------
+
+    async def _logs(self, request: web.Request) -> web.StreamResponse:
+        self._known_lease(request)
+        query = stream_query(request.rel_url.raw_query_string)
+        lease, permit = self._lease(request, "logs")
+        self._cover(permit, query.services)
+        return await self.streams.logs(request, lease, query, permit.services, request[_VISIT].become_stream)
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        self._known_lease(request)
+        query = stream_query(request.rel_url.raw_query_string)
+        lease, permit = self._lease(request, "events")
+        self._cover(permit, query.services)
+        return await self.streams.events(request, lease, query, permit.services, request[_VISIT].become_stream)
+
+    async def _shell(self, request: web.Request) -> web.StreamResponse:
+        lease, permit = self._lease(request, "shell")
+        query = shell_query(request.rel_url.raw_query_string)
+        if query is None:
+            return answers.empty(400)
+        self._cover(permit, (query.service,))
+        return await self.streams.shell(request, lease, query, request[_VISIT].become_stream)
+
+    async def _close_streams(self, _: web.Application) -> None:
+        await self.streams.close()
+
+    # --- migrations ----------------------------------------------------------------------------------------------
+
+    async def _migrate_hosts(self, request: web.Request) -> web.Response:
+        return await self._migrate(request, "hostname-migrate", "hostnames_to_migrate", migrate.hosts)
+
+    async def _migrate_endpoints(self, request: web.Request) -> web.Response:
+        return await self._migrate(request, "ip-migrate", "endpoints_to_migrate", migrate.endpoints)
+
+    async def _migrate(self, request: web.Request, scope: str, field_: str, move: migrate.Move) -> web.Response:
+        claims = self._known(request)
+        if not claims.asks_for(self.identity.address, scope):
+            raise unauthorized(f"the token does not allow {scope}")
+        raw = await self._body(request)
+        if isinstance(raw, web.Response):
+            return raw
+        asked = migrate.read(raw, field_)
+        if asked is None:
+            return answers.empty(422)
+        if not asked.names:
+            return answers.empty(400)
+        lease = await self.desk.running_lease(claims.owner, asked.dseq, asked.gseq)
+        if lease is None:
+            return answers.text(400, "destination deployment does not exist")
+        if claims.permit(self.identity.address, scope, lease.dseq, lease.gseq, lease.oseq) is None:
+            raise unauthorized(f"the token does not allow {scope} here")
+        await move(self.desk, lease, asked.names)
+        log.info("migrated", what=scope, lease=str(lease), names=len(asked.names))
+        return answers.success({"transferred": list(asked.names)})
 
     # --- rights --------------------------------------------------------------------------------------------------
 
@@ -273,28 +295,58 @@ class Gateway:
             raise unauthorized("the token is for other providers")
         return claims
 
+    def _known_lease(self, request: web.Request) -> None:
+        """What is asked before a query is read."""
+        if not self._known(request).knows(self.identity.address, *_lease_numbers(request)):
+            raise unauthorized("the token is for other leases")
+
+    def _cover(self, permit: Permit, services: Iterable[str]) -> None:
+        if not all(permit.covers(name) for name in services):
+            raise unauthorized("the token does not name this service")
+
     def _lease(self, request: web.Request, scope: str) -> tuple[LeaseId, Permit]:
         """The lease that the path names for whoever asks; a path error only shows to those who may ask at all."""
         claims = self._known(request)
-        dseq = _number(request, "dseq", _MOST_U64)
-        gseq, oseq = _number(request, "gseq", _MOST_U32), _number(request, "oseq", _MOST_U32)
+        dseq, gseq, oseq = _lease_numbers(request)
         permit = claims.permit(self.identity.address, scope, dseq, gseq, oseq)
         if permit is None:
             raise unauthorized(f"the token does not allow {scope} here")
         return LeaseId(claims.owner, dseq, gseq, oseq, self.identity.address), permit
 
 
-class _BadPath(ValueError):
-    """The text is the one that clients of the peer see."""
+class _Visit:
+    """A request under the request's limits, which it leaves when it becomes a stream."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._inside = True
+        self.limit: asyncio.Timeout | None = None
+        gateway.in_flight += 1
+
+    def leave(self) -> None:
+        if self._inside:
+            self._inside = False
+            self._gateway.in_flight -= 1
+
+    def become_stream(self) -> None:
+        self.leave()
+        if self.limit is not None:
+            self.limit.reschedule(None)
 
 
-def _number(request: web.Request, name: str, most: int) -> int:
-    text = request.match_info[name]
-    if not (text.isascii() and text.isdecimal()):
-        raise _BadPath(f'strconv.ParseUint: parsing "{text}": invalid syntax')
-    if len(text) > 40 or int(text) > most:
-        raise _BadPath(f'strconv.ParseUint: parsing "{text}": value out of range')
-    return int(text)
+_VISIT = web.RequestKey("visit", _Visit)
+
+
+def _lease_numbers(request: web.Request) -> tuple[int, int, int]:
+    path = request.match_info
+    gseq, oseq = path_number(path["gseq"], MOST_U32), path_number(path["oseq"], MOST_U32)
+    return path_number(path["dseq"], MOST_U64), gseq, oseq
+
+
+def _authorization(request: web.Request) -> str | None:
+    """Two headers are one that cannot be read: nobody may be left to choose between tokens."""
+    lines = request.headers.getall("Authorization", [])
+    return None if not lines else lines[0] if len(lines) == 1 else ", ".join(lines)
 
 
 def _certificate(request: web.Request) -> bytes | None:

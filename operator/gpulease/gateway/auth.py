@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+import structlog
+
 from gpulease.chain.keys import is_address
-from gpulease.errors import AuthError, ChainError, ChainMismatch
+from gpulease.errors import AuthError, ChainError, ChainMismatch, Unreachable
 from gpulease.gateway import certs, jwt
 from gpulease.gateway.ports import ChainPort
 from gpulease.market.model import Certificate
 
+log = structlog.get_logger(__name__)
 _MOST_KEYS = 10_000
 _MOST_CERTIFICATES = 2_000
 CERTIFICATES_AGE_S = 5.0
@@ -53,6 +56,17 @@ class Authenticator:
         if len(words) != 2 or words[0].lower() != "bearer":
             raise Refused(400, "invalid authorization header")
         return await self._by_token(words[1])
+
+    async def vet(self, certificate: bytes) -> bool:
+        """Whether a client certificate holds on chain now; True as well when the chain does not say."""
+        try:
+            await self._by_certificate(certificate)
+        except Refused as error:
+            log.info("certificate_refused", why=error.why)
+            return False
+        except (Unreachable, ChainError):
+            return True
+        return True
 
     async def _by_token(self, text: str) -> jwt.Claims:
         try:

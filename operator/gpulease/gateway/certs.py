@@ -5,8 +5,13 @@ from __future__ import annotations
 import datetime
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Sequence
+import os
+import ssl
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -19,6 +24,7 @@ from gpulease.market.model import Certificate
 _VERSION_OID = ObjectIdentifier("2.23.133.2.6")
 _VERSION = "v0.0.1"
 LIFETIME_DAYS = 365
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,19 @@ def read(cert_pem: bytes, key_pem: bytes) -> MadeCertificate:
     )
 
 
+def load(context: ssl.SSLContext, made: MadeCertificate) -> None:
+    """Show this certificate on ``context``'s connections; ``AuthError`` when it cannot be used."""
+    # The ssl module reads keys from files only; these are gone before the call returns.
+    with tempfile.TemporaryDirectory(prefix="gpulease-tls-") as folder:
+        path = os.path.join(folder, "own.pem")
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(made.cert_pem + made.key_pem)
+        try:
+            context.load_cert_chain(path)
+        except (ssl.SSLError, ValueError) as error:
+            raise AuthError(f"the certificate and its key cannot be used: {error}") from None
+
+
 def hosts_of(cert_pem: bytes) -> tuple[str, ...]:
     """The names and addresses it serves under, as text; empty when it can not be read or serves none."""
     try:
@@ -126,13 +145,20 @@ def _general(host: str) -> x509.GeneralName:
 
 def common_name(der: bytes) -> str:
     """The owner that a certificate claims; ``AuthError`` when it cannot be read or claims none."""
-    try:
-        names = x509.load_der_x509_certificate(der).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    except ValueError:
-        raise AuthError("the certificate cannot be read") from None
+    names = _read(der, lambda parsed: parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
     if len(names) != 1:
         raise AuthError("the certificate must have one common name, its owner's address")
     return str(names[0].value)
+
+
+def _read(der: bytes, part: Callable[[x509.Certificate], _T]) -> _T:
+    """One part of a certificate that anybody may have made; ``AuthError`` for whatever the parser says of it."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return part(x509.load_der_x509_certificate(der))
+    except Exception:
+        # The parser has a kind of exception per fault, not all of them ValueErrors.
+        raise AuthError("the certificate cannot be read") from None
 
 
 def check(der: bytes, owner: str, published: Iterable[Certificate], *, serves: bool, now_s: float) -> None:
@@ -144,25 +170,31 @@ def check(der: bytes, owner: str, published: Iterable[Certificate], *, serves: b
         raise AuthError(f"the certificate is not {owner}'s: it names {common_name(der)!r}")
     if not any(entry.valid and entry.owner == owner and _der(entry.cert_pem) == der for entry in published):
         raise AuthError(f"the certificate is not among the valid ones that {owner} has on chain")
-    parsed = x509.load_der_x509_certificate(der)
-    if parsed.subject != parsed.issuer:
+    subject, issuer, begin, end = _read(
+        der, lambda c: (c.subject, c.issuer, c.not_valid_before_utc.timestamp(), c.not_valid_after_utc.timestamp())
+    )
+    if subject != issuer:
         raise AuthError("the certificate is not issued by its owner")
-    if not parsed.not_valid_before_utc.timestamp() <= now_s <= parsed.not_valid_after_utc.timestamp():
+    if not begin <= now_s <= end:
         raise AuthError("the certificate is out of its time; its owner has to publish a new one")
     wanted = ExtendedKeyUsageOID.SERVER_AUTH if serves else ExtendedKeyUsageOID.CLIENT_AUTH
-    try:
-        allowed = parsed.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (x509.ExtensionNotFound, ValueError):
-        raise AuthError("the certificate names no use") from None
-    if wanted not in allowed:
+    if wanted not in _read(der, _uses):
         raise AuthError(f"the certificate is not for {'servers' if serves else 'clients'}")
+
+
+def _uses(parsed: x509.Certificate) -> tuple[ObjectIdentifier, ...]:
+    try:
+        return tuple(parsed.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except x509.ExtensionNotFound:
+        return ()
 
 
 def _der(pem: bytes) -> bytes | None:
     try:
-        return x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
-    except ValueError:
-        return None
+        with warnings.catch_warnings(action="ignore"):
+            return x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
+    except Exception:
+        return None  # what is on chain was written by anybody, too
 
 
 def expires_s(pem: bytes) -> float:

@@ -75,6 +75,24 @@ class Claims:
         """Whether the token says anything about this provider."""
         return self.grants is None or any(grant.provider == provider for grant in self.grants)
 
+    def knows(self, provider: str, dseq: int, gseq: int, oseq: int) -> bool:
+        """Whether anything at all is allowed on this lease."""
+        grant = next((g for g in self.grants or () if g.provider == provider), None)
+        if self.grants is None or (grant is not None and grant.deployments is None):
+            return True
+        return grant is not None and any(d.dseq == dseq and _same(d, gseq, oseq) for d in grant.deployments or ())
+
+    def asks_for(self, provider: str, scope: str) -> bool:
+        """Whether the scope is allowed on any lease with this provider."""
+        if self.grants is None:
+            return self.scopes is None or scope in self.scopes
+        grant = next((g for g in self.grants if g.provider == provider), None)
+        if grant is None:
+            return False
+        if grant.deployments is None:
+            return grant.scopes is None or scope in grant.scopes
+        return any(scope in d.scopes for d in grant.deployments)
+
     def permit(self, provider: str, scope: str, dseq: int, gseq: int = 0, oseq: int = 0) -> Permit | None:
         """What is allowed on these ids (0: any, for a whole deployment), None when nothing is."""
         if self.grants is None:

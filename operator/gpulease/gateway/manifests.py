@@ -7,9 +7,11 @@ matter, and a restart of either loses nothing.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gpulease.errors import ManifestError
+from gpulease.gateway import hosts
+from gpulease.gateway.hosts import HostRefused, Kept
 from gpulease.gateway.ports import ChainPort, ClusterPort
 from gpulease.ids import DeploymentId, LeaseId
 from gpulease.kube.refs import Json, Ref
@@ -22,6 +24,8 @@ MANIFEST_LABEL = "gpulease.dev/manifest"
 LEASE_ANNOTATION = "gpulease.dev/lease"
 HASH_ANNOTATION = "gpulease.dev/manifest-hash"
 GROUP_ANNOTATION = "gpulease.dev/group"
+HOSTS_ANNOTATION = "gpulease.dev/hosts"
+"""Custom host names that lead to the lease, comma separated; left out when its manifest asks for none."""
 DATA_KEY = "manifest.json"
 MOST_NAME_CHARS = 50
 NO_LEASE = "no lease for deployment"
@@ -44,8 +48,23 @@ class ManifestStore:
         self._cluster = cluster
         self._namespace = namespace
 
-    async def keep(self, lease: LeaseId, group: str, raw: bytes, hash_: bytes) -> None:
-        await self._cluster.apply(secret_body(lease, group, raw, hash_, namespace=self._namespace))
+    async def keep(
+        self, lease: LeaseId, group: str, raw: bytes, hash_: bytes, held: Iterable[str] | None = None
+    ) -> None:
+        """``held``: the custom host names that lead to the lease, None when its manifest asks for none."""
+        await self._cluster.apply(secret_body(lease, group, raw, hash_, namespace=self._namespace, held=held))
+
+    async def hold(self, entry: Kept) -> None:
+        """Write which host names a kept manifest's lease holds, and nothing else of it."""
+        meta, data = entry.secret["metadata"], entry.secret["data"][DATA_KEY]
+        annotations = meta["annotations"]
+        await self.keep(
+            entry.lease,
+            str(annotations.get(GROUP_ANNOTATION, "")),
+            base64.b64decode(data),
+            bytes.fromhex(str(annotations.get(HASH_ANNOTATION, ""))),
+            entry.held,
+        )
 
     async def group(self, lease: LeaseId) -> ManifestGroup | None:
         """What the lease runs, None when no manifest was taken in for it."""
@@ -71,7 +90,36 @@ def kept_group(secret: Json) -> ManifestGroup | None:
     return next((g for g in groups if g.name == name), groups[0] if len(groups) == 1 else None)
 
 
-def secret_body(lease: LeaseId, group: str, raw: bytes, hash_: bytes, *, namespace: str) -> Json:
+def kept_lease(secret: Json) -> LeaseId | None:
+    """Whose manifest a kept Secret is; None for one that somebody has broken by hand."""
+    parts = str((secret["metadata"].get("annotations") or {}).get(LEASE_ANNOTATION, "")).split("/")
+    if len(parts) != 5 or not all(part.isascii() and part.isdecimal() and len(part) <= 20 for part in parts[1:4]):
+        return None
+    return LeaseId(parts[0], int(parts[1]), int(parts[2]), int(parts[3]), parts[4])
+
+
+def kept_entries(secrets: Iterable[Json]) -> list[Kept]:
+    """Oldest first; Secrets that somebody broke by hand are left out."""
+    found = []
+    for secret in secrets:
+        group, lease = kept_group(secret), kept_lease(secret)
+        if group is None or lease is None:
+            continue
+        wanted, said = hosts.wanted(group), held_hosts(secret)
+        found.append(Kept(secret, lease, wanted, wanted if said is None else wanted & said))
+    return sorted(found, key=lambda k: (str(k.secret["metadata"].get("creationTimestamp", "")), str(k.lease)))
+
+
+def held_hosts(secret: Json) -> frozenset[str] | None:
+    """The custom host names that lead to a kept manifest's lease; None: all that the manifest asks for."""
+    said = (secret["metadata"].get("annotations") or {}).get(HOSTS_ANNOTATION)
+    return None if said is None else frozenset(name for name in str(said).split(",") if name)
+
+
+def secret_body(
+    lease: LeaseId, group: str, raw: bytes, hash_: bytes, *, namespace: str, held: Iterable[str] | None = None
+) -> Json:
+    annotations = {LEASE_ANNOTATION: str(lease), GROUP_ANNOTATION: group, HASH_ANNOTATION: hash_.hex()}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -79,14 +127,22 @@ def secret_body(lease: LeaseId, group: str, raw: bytes, hash_: bytes, *, namespa
             "name": manifest_secret(lease_namespace(lease)),
             "namespace": namespace,
             "labels": {MANIFEST_LABEL: "true", "app.kubernetes.io/managed-by": "gpulease"},
-            "annotations": {LEASE_ANNOTATION: str(lease), GROUP_ANNOTATION: group, HASH_ANNOTATION: hash_.hex()},
+            "annotations": annotations | ({} if held is None else {HOSTS_ANNOTATION: ",".join(sorted(held))}),
         },
         "type": "Opaque",
         "data": {DATA_KEY: base64.b64encode(raw).decode()},
     }
 
 
-async def take_in(raw: bytes, id_: DeploymentId, *, provider: str, chain: ChainPort, store: ManifestStore) -> int:
+async def take_in(
+    raw: bytes,
+    id_: DeploymentId,
+    *,
+    provider: str,
+    chain: ChainPort,
+    store: ManifestStore,
+    blocked_hosts: Iterable[str] = (),
+) -> int:
     """Check and keep; the number of leases it is for. ``NotTaken`` otherwise, or an ``Unreachable``."""
     wanted = _read(raw)
     deployment = await chain.deployment(id_)
@@ -103,9 +159,27 @@ async def take_in(raw: bytes, id_: DeploymentId, *, provider: str, chain: ChainP
         refusal = isolation.refusal(group) or _too_long(group)
         if refusal is not None:
             raise NotTaken(422, f"invalid manifest: {refusal}")
+    held = await _hosts(groups, store, tuple(blocked_hosts))
     for lease, group in groups.items():
-        await store.keep(lease, group.name, raw, hash_)
+        await store.keep(lease, group.name, raw, hash_, held[lease])
     return len(leases)
+
+
+async def _hosts(
+    groups: Mapping[LeaseId, ManifestGroup], store: ManifestStore, blocked_hosts: tuple[str, ...]
+) -> dict[LeaseId, frozenset[str] | None]:
+    """Which custom host names each lease gets. Closed leases' Secrets are gone, and their names are free."""
+    wanted = {lease: hosts.wanted(group) for lease, group in groups.items()}
+    if not any(wanted.values()):
+        return dict.fromkeys(groups)
+    kept = kept_entries(await store.all())
+    try:
+        return {
+            lease: hosts.assign(kept, lease, names, blocked_hosts=blocked_hosts) if names else None
+            for lease, names in wanted.items()
+        }
+    except HostRefused as error:
+        raise NotTaken(500, str(error)) from None
 
 
 def _too_long(group: ManifestGroup) -> str | None:

@@ -4,11 +4,12 @@ have it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
 from gpulease.chain.client import Account
 from gpulease.ids import DeploymentId
+from gpulease.kube.exec import ExecEnd
 from gpulease.kube.refs import Json, Listing, Ref
 from gpulease.market.model import Certificate, Deployment, Lease
 
@@ -44,3 +45,34 @@ class ClusterPort(Protocol):
     async def apply(self, obj: Mapping[str, Any], *, deadline_s: float | None = None) -> Json: ...
 
     async def version(self) -> Json: ...
+
+    def log_lines(
+        self,
+        namespace: str,
+        pod: str,
+        *,
+        container: str,
+        follow: bool,
+        tail_lines: int | None = None,
+        since: str | None = None,
+    ) -> AsyncGenerator[bytes, None]: ...
+
+    def watch(
+        self, api_version: str, kind: str, *, namespace: str, resource_version: str
+    ) -> AsyncGenerator[tuple[str, Json], None]: ...
+
+    async def exec(
+        self, namespace: str, pod: str, *, container: str, command: Sequence[str], stdin: bool, tty: bool
+    ) -> CommandPort: ...
+
+
+class CommandPort(Protocol):
+    """A running command: :class:`gpulease.kube.exec.ExecStream`."""
+
+    async def read(self) -> tuple[int, bytes] | ExecEnd: ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def resize(self, width: int, height: int) -> None: ...
+
+    async def close(self) -> None: ...

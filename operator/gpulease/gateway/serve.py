@@ -1,7 +1,6 @@
 """The gateway as a process: certificate from its Secret, listeners, loops that keep both current.
 
-A connection that sends no whole request head in time is cut; so is every one above the limit. Health and metrics are
-on a plain port of their own, for the cluster only.
+REST and gRPC are behind the same TLS door. Health and metrics are on a plain port of their own, for the cluster only.
 """
 
 from __future__ import annotations
@@ -9,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,13 @@ import structlog
 from aiohttp import web
 
 from gpulease.errors import ChainError, ConfigError, KubeError, Unreachable
+from gpulease.gateway import rpc
 from gpulease.gateway.app import Gateway
 from gpulease.gateway.certs import fingerprint
+from gpulease.gateway.front import GrpcFront
+from gpulease.gateway.guard import Guard
 from gpulease.gateway.ports import ChainPort, ClusterPort
-from gpulease.gateway.tls import TlsDoor
+from gpulease.gateway.tls import ANY_CLIENT, TlsDoor, small_buffers
 from gpulease.kube.refs import Ref
 
 log = structlog.get_logger(__name__)
@@ -36,6 +39,8 @@ class Timing:
     keepalive_s: float = 60.0
     handshake_s: float = 10.0
     connections_at_once: int = 1000
+    status_poll_s: float = 5.0
+    grace_s: float = 2.0
 
 
 def certificate_secret(provider_object: str) -> str:
@@ -45,7 +50,7 @@ def certificate_secret(provider_object: str) -> str:
 
 @dataclass(slots=True)
 class GatewayServer:
-    """``start`` waits for the certificate; ``port`` and ``metrics_port`` are the real ones afterwards."""
+    """``start`` waits for the certificate; the ports are the real ones afterwards. ``grpc`` None: no gRPC."""
 
     gateway: Gateway
     chain: ChainPort
@@ -53,39 +58,62 @@ class GatewayServer:
     secret: Ref
     host: str = "127.0.0.1"
     port: int = 8443
+    grpc: tuple[str, int] | None = None
+    grpc_needed: bool = True
+    """Without it, a gRPC port that is taken is said in the log and REST is served alone."""
+    grpc_port: int = 0
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 0
     timing: Timing = field(default_factory=Timing)
-    _door: TlsDoor | None = None
-    _held: tuple[bytes, bytes, tuple[bytes, ...]] = (b"", b"", ())
+    now_s: Callable[[], float] = time.time
+    screen: rpc.Screen | None = None
+    public_secret: Ref | None = None
+    """A certificate of a public authority for the gateway's host name, for clients that know of no chain."""
+    _doors: list[TlsDoor] = field(default_factory=list)
+    _held: tuple[tuple[bytes, bytes], tuple[bytes, bytes] | None, tuple[bytes, ...]] = ((b"", b""), None, ())
     _runners: list[web.AppRunner] = field(default_factory=list)
     _server: asyncio.Server | None = None
     _loop: asyncio.Task[None] | None = None
-    connections: int = 0
+    _guard: Guard | None = None
+    _front: GrpcFront | None = None
+    _grpc: Any = None
 
     async def start(self) -> None:
+        small_buffers()
         await self._serve_metrics()
-        cert, key = await self._first_certificate()
-        self._door = TlsDoor.open(cert, key)
-        self._held = (cert, key, ())
+        pair = await self._first_certificate()
+        public = await self._read_pair(self.public_secret) if self.public_secret is not None else None
+        self._held = (pair, public, ())
+        rest = self._open_door()
+        self._guard = Guard(
+            self.timing.connections_at_once, self.timing.head_s, self.gateway.auth.vet, seen=self.gateway.seen
+        )
         runner = web.AppRunner(
-            self.gateway.app(), access_log=None, keepalive_timeout=self.timing.keepalive_s, handle_signals=False
+            self.gateway.app(),
+            access_log=None,
+            keepalive_timeout=self.timing.keepalive_s,
+            handle_signals=False,
+            shutdown_timeout=self.timing.grace_s,
         )
         await runner.setup()
         self._runners.append(runner)
         assert runner.server is not None
         self._server = await asyncio.get_running_loop().create_server(
-            self._guarded(runner.server),
+            self._guard.protocols(runner.server),
             self.host,
             self.port,
-            ssl=self._door.listening,
+            ssl=rest.listening,
             ssl_handshake_timeout=self.timing.handshake_s,
             ssl_shutdown_timeout=2.0,
             backlog=256,
         )
         self.port = self._server.sockets[0].getsockname()[1]
+        if self.grpc is not None:
+            await self._serve_grpc(*self.grpc)
         self._loop = asyncio.create_task(self._keep_current())
-        log.info("gateway_listening", host=self.host, port=self.port, certificate=fingerprint(cert))
+        log.info(
+            "gateway_listening", host=self.host, port=self.port, grpc=self.grpc_port, certificate=fingerprint(pair[0])
+        )
 
     async def stop(self) -> None:
         if self._loop is not None:
@@ -94,6 +122,9 @@ class GatewayServer:
                 await self._loop
         if self._server is not None:
             self._server.close()
+        if self._front is not None:
+            await self._front.stop()
+            await self._grpc.stop(self.timing.grace_s)
         for runner in self._runners:
             await runner.cleanup()
 
@@ -101,22 +132,49 @@ class GatewayServer:
     def ready(self) -> bool:
         return self._server is not None
 
-    # --- connections ---------------------------------------------------------------------------------------------
+    @property
+    def connections(self) -> int:
+        return self._guard.connections if self._guard is not None else 0
 
-    def _guarded(self, make: Callable[[], Any]) -> Callable[[], asyncio.BaseProtocol]:
-        """Protocols of aiohttp with a limit on their number and on the time to their first request."""
+    def _open_door(self, *, alpn: Sequence[str] = ()) -> TlsDoor:
+        pair, public, anchors = self._held
+        door = TlsDoor(*pair, public_host=self.gateway.identity.host, alpn=alpn)
+        door.change(*pair, client_anchors=anchors, public=public)
+        self._doors.append(door)
+        return door
 
-        def build() -> asyncio.BaseProtocol:
-            return _Guarded(make(), self) if self.connections < self.timing.connections_at_once else _Closed()
-
-        return build
+    async def _serve_grpc(self, host: str, port: int) -> None:
+        assert self._guard is not None
+        front: GrpcFront | None = None
+        self._grpc, healthy, names = rpc.server(
+            self.gateway,
+            lambda peer: front.certificate_of(peer) if front is not None else None,
+            now_s=self.now_s,
+            poll_s=self.timing.status_poll_s,
+            screen=self.screen,
+        )
+        inner = self._grpc.add_insecure_port("127.0.0.1:0")
+        await self._grpc.start()
+        await rpc.set_serving(healthy, names, True)
+        front = GrpcFront(inner, self._guard)
+        door = self._open_door(alpn=("h2",))
+        try:
+            await front.start(host, port, door.listening, handshake_s=self.timing.handshake_s)
+        except OSError as error:
+            if self.grpc_needed:
+                raise
+            log.error("grpc_not_served", why=str(error), hint="choose a free port with --grpc-listen")
+            await self._grpc.stop(None)
+            return
+        self._front = front
+        self.grpc_port = front.port
 
     # --- certificate ---------------------------------------------------------------------------------------------
 
     async def _first_certificate(self) -> tuple[bytes, bytes]:
         told = False
         while True:
-            found = await self._read_certificate()
+            found = await self._read_pair(self.secret)
             if found is not None:
                 return found
             if not told:
@@ -124,11 +182,11 @@ class GatewayServer:
                 told = True
             await asyncio.sleep(min(self.timing.certificate_poll_s, 1.0))
 
-    async def _read_certificate(self) -> tuple[bytes, bytes] | None:
+    async def _read_pair(self, secret: Ref) -> tuple[bytes, bytes] | None:
         try:
-            body = await self.cluster.get(self.secret)
+            body = await self.cluster.get(secret)
         except (Unreachable, KubeError) as error:
-            log.warning("certificate_unread", secret=str(self.secret), why=str(error))
+            log.warning("certificate_unread", secret=str(secret), why=str(error))
             return None
         data = (body or {}).get("data") or {}
         try:
@@ -140,18 +198,21 @@ class GatewayServer:
     async def _keep_current(self) -> None:
         while True:
             await asyncio.sleep(self.timing.certificate_poll_s)
-            pair = await self._read_certificate() or self._held[:2]
-            wanted = (*pair, await self._anchors())
+            pair = await self._read_pair(self.secret) or self._held[0]
+            public = None
+            if self.public_secret is not None:
+                public = await self._read_pair(self.public_secret) or self._held[1]
+            wanted = (pair, public, () if ANY_CLIENT else await self._anchors())
             if wanted == self._held:
                 continue
-            assert self._door is not None
             try:
-                self._door.change(wanted[0], wanted[1], client_anchors=wanted[2])
+                for door in self._doors:
+                    door.change(*pair, client_anchors=wanted[2], public=public)
             except ConfigError as error:
                 log.error("certificate_unusable", secret=str(self.secret), why=str(error))
                 continue
-            if wanted[0] != self._held[0]:
-                log.info("certificate_changed", certificate=fingerprint(wanted[0]))
+            if pair != self._held[0]:
+                log.info("certificate_changed", certificate=fingerprint(pair[0]))
             self._held = wanted
 
     async def _anchors(self) -> tuple[bytes, ...]:
@@ -192,57 +253,20 @@ class GatewayServer:
         for (route, status), count in sorted(self.gateway.requests_total.items()):
             lines.append(f'gpulease_gateway_requests_total{{route="{route}",status="{status}"}} {count}')
         lines += [
+            "# HELP gpulease_gateway_streams_cut_total Streams ended early by kind and reason.",
+            "# TYPE gpulease_gateway_streams_cut_total counter",
+        ]
+        for reason, count in sorted(self.gateway.streams.cut_total.items()):
+            lines.append(f'gpulease_gateway_streams_cut_total{{reason="{reason}"}} {count}')
+        lines += [
             "# HELP gpulease_gateway_connections Open connections.",
             "# TYPE gpulease_gateway_connections gauge",
             f"gpulease_gateway_connections {self.connections}",
+            "# HELP gpulease_gateway_streams Open streams.",
+            "# TYPE gpulease_gateway_streams gauge",
+            f"gpulease_gateway_streams {self.gateway.streams.open_by_lease.total()}",
             "# HELP gpulease_gateway_requests_in_flight Requests being answered.",
             "# TYPE gpulease_gateway_requests_in_flight gauge",
             f"gpulease_gateway_requests_in_flight {self.gateway.in_flight}",
         ]
         return web.Response(body="\n".join([*lines, ""]).encode(), content_type="text/plain", charset="utf-8")
-
-
-class _Guarded(asyncio.Protocol):
-    """Passes everything on to aiohttp's protocol, counts the connection, and cuts it if no request head comes."""
-
-    def __init__(self, inner: Any, server: GatewayServer) -> None:
-        self._inner = inner
-        self._server = server
-        self._timer: asyncio.TimerHandle | None = None
-
-    def data_received(self, data: bytes) -> None:
-        self._inner.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        self._inner.eof_received()
-        return None
-
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._inner.resume_writing()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._server.connections += 1
-        self._timer = asyncio.get_running_loop().call_later(self._server.timing.head_s, self._check, transport)
-        self._inner.connection_made(transport)
-
-    def _check(self, transport: asyncio.Transport) -> None:
-        if transport not in self._server.gateway.seen:
-            transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._server.connections -= 1
-        if self._timer is not None:
-            self._timer.cancel()
-        self._inner.connection_lost(exc)
-
-
-class _Closed(asyncio.Protocol):
-    """For connections above the limit."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
-from gpulease.errors import KubeError, KubeNotFound
+from gpulease.errors import KubeError, KubeNotFound, KubeUnreachable
 from gpulease.kube.events import EventRecorder
+from gpulease.kube.exec import PROTOCOLS, ExecStream
 from gpulease.kube.refs import (
     Json,
     Listing,
@@ -34,6 +36,7 @@ _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _PAGE = 500
 _MOST_ITEMS = 100_000
 _LOG_LIMIT_BYTES = 1 << 20
+_LOG_LINE_BYTES = 1 << 16
 
 
 class Cluster:
@@ -164,31 +167,85 @@ class Cluster:
         path = object_path(Ref("v1", "Pod", pod, namespace), Resource("pods", True), "log")
         return self._transport.lines(path, query=query, what=f"following the log of {namespace}/{pod}", idle_s=idle_s)
 
-    async def watch_metadata(
-        self, api_version: str, kind: str, *, namespace: str, labels: Mapping[str, str], since: str, limit_s: int = 300
-    ) -> AsyncIterator[tuple[str, Json]]:
-        """(ADDED, MODIFIED or DELETED, its metadata) after resource version ``since``; ends after ``limit_s``.
+    def log_lines(
+        self,
+        namespace: str,
+        pod: str,
+        *,
+        container: str,
+        follow: bool,
+        tail_lines: int | None = None,
+        since: str | None = None,
+        idle_s: float = 3600.0,
+    ) -> AsyncGenerator[bytes, None]:
+        """Lines with their time of writing in front, RFC 3339; what is above 64 KiB of a line comes as a next one.
 
-        Contents are not sent: nothing of a Secret but its name, labels and annotations passes here.
-
-        ``KubeUnreachable`` when the stream breaks, ``KubeError`` 410 when ``since`` is too old: list again then.
+        ``since`` is such a time: lines from its whole second on.
         """
-        resource = await self._resource(api_version, kind)
+        query = {
+            "container": container,
+            "follow": follow,
+            "tailLines": tail_lines,
+            "sinceTime": since,
+            "timestamps": True,
+        }
+        path = object_path(Ref("v1", "Pod", pod, namespace), Resource("pods", True), "log")
+        what = f"reading the log of {namespace}/{pod}"
+        return self._transport.lines(path, query=query, what=what, idle_s=idle_s, longest_bytes=_LOG_LINE_BYTES)
+
+    async def watch(
+        self,
+        api_version: str,
+        kind: str,
+        *,
+        namespace: str,
+        resource_version: str,
+        labels: Mapping[str, str] | str | None = None,
+        metadata_only: bool = False,
+        timeout_s: int = 240,
+    ) -> AsyncGenerator[tuple[str, Json], None]:
+        """Changes after ``resource_version`` as (type, object), until the API server ends the watch.
+
+        A version that is no longer kept is a ``KubeError`` 410: list again. With ``metadata_only`` contents are not
+        sent: nothing of a Secret but its name, labels and annotations passes here.
+        """
+        path = collection_path(api_version, await self._resource(api_version, kind), namespace)
         query = {
             "watch": True,
-            "resourceVersion": since,
+            "resourceVersion": resource_version,
             "labelSelector": selector(labels),
-            "timeoutSeconds": limit_s,
+            "allowWatchBookmarks": True,
+            "timeoutSeconds": timeout_s,
         }
-        path = collection_path(api_version, resource, namespace)
-        async for line in self._transport.lines(
-            path, query=query, what=f"watching {kind} objects", idle_s=limit_s + 10
-        ):
-            event = json.loads(line)
-            if event["type"] == "ERROR":
-                status = event["object"]
-                raise KubeError(int(status.get("code") or 500), str(status.get("reason")), str(status.get("message")))
-            yield str(event["type"]), event["object"]
+        what = f"watching {kind} objects"
+        accept = _METADATA_ONLY if metadata_only else None
+        stream = self._transport.lines(path, query=query, what=what, idle_s=timeout_s + 30.0, accept=accept)
+        async with aclosing(stream) as lines:
+            async for line in lines:
+                try:
+                    change = json.loads(line)
+                    type_, body = str(change["type"]), dict(change["object"])
+                except (ValueError, KeyError, TypeError):
+                    raise KubeUnreachable(f"{what}: the stream holds something that is no change") from None
+                if type_ == "ERROR":
+                    raise KubeError(int(body.get("code") or 500), str(body.get("reason", "")), f"{what}: {body}")
+                yield type_, body
+
+    async def exec(
+        self, namespace: str, pod: str, *, container: str, command: Sequence[str], stdin: bool, tty: bool
+    ) -> ExecStream:
+        """Start a command. With ``tty`` stderr is part of stdout."""
+        query = {
+            "container": container,
+            "command": list(command),
+            "stdin": stdin,
+            "stdout": True,
+            "stderr": not tty,
+            "tty": tty,
+        }
+        path = object_path(Ref("v1", "Pod", pod, namespace), Resource("pods", True), "exec")
+        what = f"running a command in {namespace}/{pod}"
+        return ExecStream(await self._transport.websocket(path, query=query, protocols=PROTOCOLS, what=what), what)
 
     async def version(self) -> Json:
         """``/version``: ``gitVersion``, ``platform`` and so on."""

@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -22,9 +22,13 @@ from kubernetes.aio import config as kube_config
 from gpulease import __version__
 from gpulease.errors import ConfigError, KubeConflict, KubeError, KubeNotFound, KubeUnreachable
 
-_ACCEPT = "application/json, */*"
 _RETRIED_STATUS = frozenset({429, 500, 502, 503, 504})
 _ASKED_TO_WAIT = frozenset({429, 503})
+_MOST_STREAMS = 1024
+_STREAM_BUFFER_BYTES = 1 << 15
+_LONGEST_LINE_BYTES = 4 << 20
+_MOST_FRAME_BYTES = 1 << 20
+_CLOSE_WAIT_S = 2.0
 _SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
 
@@ -107,6 +111,8 @@ class Transport:
         self._jitter = jitter
         self._api: Any = None
         self._retired: Any = None
+        self._streams: aiohttp.ClientSession | None = None
+        self._retired_streams: aiohttp.ClientSession | None = None
         self._connecting = asyncio.Lock()
         self.calls_total: dict[tuple[str, int], int] = {}
 
@@ -114,7 +120,11 @@ class Transport:
         for api in (self._api, self._retired):
             if api is not None:
                 await api.close()
+        for session in (self._streams, self._retired_streams):
+            if session is not None:
+                await session.close()
         self._api = self._retired = None
+        self._streams = self._retired_streams = None
 
     async def call(
         self,
@@ -167,23 +177,107 @@ class Transport:
             ) from error
 
     async def lines(
-        self, path: str, *, query: Mapping[str, Any], what: str, idle_s: float, accept: str = _ACCEPT
-    ) -> AsyncIterator[bytes]:
-        """A followed text stream line by line; ends with the stream, or with ``KubeUnreachable`` after a break."""
-        api = await self._client()
+        self,
+        path: str,
+        *,
+        query: Mapping[str, Any],
+        what: str,
+        idle_s: float,
+        longest_bytes: int = _LONGEST_LINE_BYTES,
+        accept: str | None = None,
+    ) -> AsyncGenerator[bytes, None]:
+        """A followed text stream line by line; ends with the stream, or with ``KubeUnreachable`` after a break.
+
+        A line longer than ``longest_bytes`` comes in pieces. Streams have connections of their own, so that no
+        number of them holds up a call.
+        """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._policy.attempt_s, sock_read=idle_s)
         try:
-            response = await self._send(api, "GET", path, query, None, "application/json", timeout, accept)
-            if response.status >= 400:
-                raise _error(what, Answer(response.status, await response.read()))
+            response = await self._opened(path, query, timeout, accept)
             try:
-                async for line in response.content:
+                if response.status >= 400:
+                    raise _error(what, Answer(response.status, await response.read()))
+                async for line in _split(response.content, longest_bytes):
                     yield line
             finally:
                 response.close()
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            # ValueError: a line longer than the reader takes.
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise KubeUnreachable(f"{what}: the stream broke ({type(error).__name__}: {error})") from error
+
+    async def _opened(
+        self, path: str, query: Mapping[str, Any], timeout: aiohttp.ClientTimeout, accept: str | None
+    ) -> aiohttp.ClientResponse:
+        renewed = False
+        while True:
+            api = await self._client()
+            arguments = await self._stream_arguments(api)
+            if accept is not None:
+                arguments["headers"]["Accept"] = accept
+            session = await self._stream_session(api)
+            response = await session.get(_url(api, path, query), timeout=timeout, **arguments)
+            self._counted("GET", response.status)
+            if response.status != 401 or renewed:
+                return response
+            renewed = True
+            response.close()
+            await self._renew()
+
+    async def websocket(
+        self, path: str, *, query: Mapping[str, Any], protocols: tuple[str, ...], what: str
+    ) -> aiohttp.ClientWebSocketResponse:
+        """An upgraded connection that speaks one of ``protocols``; a refusal is a ``KubeError`` with its code."""
+        renewed = False
+        while True:
+            api = await self._client()
+            arguments = await self._stream_arguments(api)
+            session = await self._stream_session(api)
+            try:
+                async with asyncio.timeout(self._policy.attempt_s):
+                    opened: aiohttp.ClientWebSocketResponse = await session.ws_connect(
+                        _url(api, path, query),
+                        protocols=protocols,
+                        max_msg_size=_MOST_FRAME_BYTES,
+                        timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_WAIT_S),
+                        **arguments,
+                    )
+            except aiohttp.WSServerHandshakeError as error:
+                self._counted("GET", error.status)
+                if error.status == 401 and not renewed:
+                    renewed = True
+                    await self._renew()
+                    continue
+                raise _refused_upgrade(what, error.status) from None
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise KubeUnreachable(f"{what}: no connection ({type(error).__name__}: {error})") from error
+            self._counted("GET", 101)
+            if opened.protocol not in protocols:
+                await opened.close()
+                raise KubeError(400, "NoProtocol", f"{what}: the API server speaks none of {', '.join(protocols)}")
+            return opened
+
+    async def _stream_session(self, api: Any) -> aiohttp.ClientSession:
+        """Small read buffers and many connections; the package's own session has it the other way round."""
+        if self._streams is None:
+            connector = aiohttp.TCPConnector(limit=_MOST_STREAMS, ssl=api.rest_client.ssl_context)
+            self._streams = aiohttp.ClientSession(
+                connector=connector,
+                trust_env=True,
+                read_bufsize=_STREAM_BUFFER_BYTES,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._streams
+
+    async def _stream_arguments(self, api: Any) -> dict[str, Any]:
+        """What the package would add to a call of its own: credentials, the server's name, a proxy."""
+        found: dict[str, Any] = {"headers": await _headers(api)}
+        if api.configuration.tls_server_name:
+            found["server_hostname"] = api.configuration.tls_server_name
+        if api.rest_client.proxy:
+            found["proxy"] = api.rest_client.proxy
+        return found
+
+    def _counted(self, method: str, status: int) -> None:
+        self.calls_total[method, status] = self.calls_total.get((method, status), 0) + 1
 
     def _may_retry(self, status: int, repeatable: bool) -> bool:
         return status in (_RETRIED_STATUS if repeatable else _ASKED_TO_WAIT)
@@ -201,7 +295,10 @@ class Transport:
             fresh = await self._connect()
             if self._retired is not None:
                 await self._retired.close()
+            if self._retired_streams is not None:
+                await self._retired_streams.close()
             self._retired, self._api = self._api, fresh
+            self._retired_streams, self._streams = self._streams, None
 
     async def _once(
         self, method: str, path: str, query: Mapping[str, Any] | None, body: Any, content_type: str
@@ -215,7 +312,7 @@ class Transport:
             status = answer.status
             return answer, _retry_after_s(response.headers.get("Retry-After"))
         finally:
-            self.calls_total[method, status] = self.calls_total.get((method, status), 0) + 1
+            self._counted(method, status)
 
     async def _send(
         self,
@@ -226,17 +323,50 @@ class Transport:
         body: Any,
         content_type: str,
         timeout: aiohttp.ClientTimeout,
-        accept: str = _ACCEPT,
     ) -> aiohttp.ClientResponse:
-        headers = {"Accept": accept, "Content-Type": content_type, "User-Agent": api.user_agent}
-        for setting in (await api.configuration.auth_settings()).values():
-            if setting["value"]:
-                headers[setting["key"]] = setting["value"]
-        params = {key: _text(value) for key, value in query.items() if value is not None}
-        url = f"{api.configuration.host}{path}" + (f"?{urlencode(params)}" if params else "")
+        headers = {**await _headers(api), "Content-Type": content_type}
+        url = _url(api, path, query)
         wrapped = await api.rest_client.request(method, url, headers=headers, body=body, _request_timeout=timeout)
         response: aiohttp.ClientResponse = wrapped.response
         return response
+
+
+async def _headers(api: Any) -> dict[str, str]:
+    headers = {"Accept": "application/json, */*", "User-Agent": str(api.user_agent)}
+    for setting in (await api.configuration.auth_settings()).values():
+        if setting["value"]:
+            headers[setting["key"]] = setting["value"]
+    return headers
+
+
+def _url(api: Any, path: str, query: Mapping[str, Any]) -> str:
+    """A list or tuple in ``query`` repeats its key; None leaves it out."""
+    params: list[tuple[str, str]] = []
+    for key, value in query.items():
+        many = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+        params.extend((key, _text(entry)) for entry in many)
+    return f"{api.configuration.host}{path}" + (f"?{urlencode(params)}" if params else "")
+
+
+async def _split(content: aiohttp.StreamReader, longest_bytes: int) -> AsyncGenerator[bytes, None]:
+    """Lines with their line end; the rest of the stream last, without one."""
+    held = bytearray()
+    async for chunk in content.iter_any():
+        held += chunk
+        begin = 0
+        while (end := held.find(b"\n", begin)) >= 0 or len(held) - begin > longest_bytes:
+            end = min(end + 1 or len(held), begin + longest_bytes)
+            yield bytes(held[begin:end])
+            begin = end
+        del held[:begin]
+    if held:
+        yield bytes(held)
+
+
+def _refused_upgrade(what: str, status: int) -> KubeError:
+    """The client library keeps the code of a refused upgrade and drops its words."""
+    kind = {404: KubeNotFound, 409: KubeConflict}.get(status, KubeError)
+    return kind(status, "Refused", f"{what}: the API server refused with HTTP {status}")
 
 
 def _default_kubeconfig() -> str | None:

@@ -1,4 +1,4 @@
-"""The verb ``gpulease gateway``: serve the HTTPS face of one GPUProvider.
+"""The verb ``gpulease gateway``: serve the HTTPS and gRPC faces of one GPUProvider.
 
 Its own process, so that a burst of tenants cannot slow down bidding. It reads the chain and the provider's object and
 writes nothing but the Secrets that hold manifests.
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import signal
 import time
+from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -36,41 +37,64 @@ def serve(
     kubeconfig: Annotated[str | None, typer.Option(help="Default: $KUBECONFIG, then the pod's account.")] = None,
     namespace: Annotated[str, typer.Option(help="The operator's namespace.")] = "gpulease-system",
     listen: Annotated[str, typer.Option(help="HOST:PORT for tenants.")] = "0.0.0.0:8443",
+    grpc_listen: Annotated[
+        str, typer.Option(help="HOST:PORT for gRPC, or none. Default: the port after --listen's, if it is free.")
+    ] = "",
+    blocked_host: Annotated[
+        list[str] | None, typer.Option(help="A host name no tenant may have; .DOMAIN for all under it. Repeatable.")
+    ] = None,
+    public_certificate_secret: Annotated[
+        str, typer.Option(help="Secret with a public authority's tls.crt and tls.key for the gateway's own name.")
+    ] = "",
     metrics_host: str = "127.0.0.1",
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="/healthz and /metrics.")] = 9412,
 ) -> None:
     """Take in manifests and report on leases over TLS, with the provider's certificate from the chain."""
-    host, port = _address(listen)
+    rest = _address(listen, "--listen")
+    grpc = None if grpc_listen == "none" else (rest[0], rest[1] + 1)
+    if grpc_listen not in ("", "none"):
+        grpc = _address(grpc_listen, "--grpc-listen")
+    ports = _Ports(rest, grpc, bool(grpc_listen), (metrics_host, metrics_port))
+    what = _What(provider_object, namespace, tuple(h.lower() for h in blocked_host or ()), public_certificate_secret)
     try:
-        asyncio.run(
-            _run(
-                provider_object,
-                kubeconfig=kubeconfig,
-                namespace=namespace,
-                listen=(host, port),
-                metrics=(metrics_host, metrics_port),
-            )
-        )
+        asyncio.run(_run(what, ports, kubeconfig))
     except OSError as error:
-        typer.echo(f"the gateway cannot listen: {error}; choose other ports with --listen and --metrics-port", err=True)
+        typer.echo(
+            f"the gateway cannot listen: {error}; choose other ports with --listen, --grpc-listen and --metrics-port",
+            err=True,
+        )
         raise typer.Exit(1) from None
 
 
-def _address(text: str) -> tuple[str, int]:
+@dataclass(frozen=True, slots=True)
+class _Ports:
+    rest: tuple[str, int]
+    grpc: tuple[str, int] | None
+    grpc_needed: bool
+    metrics: tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _What:
+    provider_object: str
+    namespace: str
+    blocked_hosts: tuple[str, ...]
+    public_secret: str
+
+
+def _address(text: str, option: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535:
-        raise typer.BadParameter(f"--listen {text!r} must be HOST:PORT, for example 0.0.0.0:8443")
+    if not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+        raise typer.BadParameter(f"{option} {text!r} must be HOST:PORT, for example 0.0.0.0:8443")
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
-async def _run(
-    name: str, *, kubeconfig: str | None, namespace: str, listen: tuple[str, int], metrics: tuple[str, int]
-) -> None:
+async def _run(what: _What, ports: _Ports, kubeconfig: str | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with Cluster.connect(kubeconfig) as cluster:
-        work = asyncio.create_task(_serve(cluster, name, namespace, listen, metrics))
+        work = asyncio.create_task(_serve(cluster, what, ports))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for task in (work, stopping):
@@ -79,23 +103,26 @@ async def _run(
             await work
 
 
-async def _serve(
-    cluster: Cluster, name: str, namespace: str, listen: tuple[str, int], metrics: tuple[str, int]
-) -> None:
+async def _serve(cluster: Cluster, what: _What, ports: _Ports) -> None:
+    name, namespace = what.provider_object, what.namespace
     spec, address = await _provider(cluster, Ref(_API, "GPUProvider", name, namespace))
     endpoints = [Endpoint(rpc, grpc) for rpc, grpc in spec.chain.endpoints]
     async with ChainClient(endpoints, spec.chain.chain_id) as chain:
         host = spec.gateway_domain or urlsplit(spec.host_uri).hostname or ""
-        gateway = Gateway(Identity(address, namespace, host), chain=chain, cluster=cluster, now_s=time.time)
+        identity = Identity(address, namespace, host, what.blocked_hosts)
+        gateway = Gateway(identity, chain=chain, cluster=cluster, now_s=time.time)
         server = GatewayServer(
             gateway,
             chain,
             cluster,
             Ref("v1", "Secret", certificate_secret(name), namespace),
-            host=listen[0],
-            port=listen[1],
-            metrics_host=metrics[0],
-            metrics_port=metrics[1],
+            host=ports.rest[0],
+            port=ports.rest[1],
+            grpc=ports.grpc,
+            grpc_needed=ports.grpc_needed,
+            metrics_host=ports.metrics[0],
+            metrics_port=ports.metrics[1],
+            public_secret=Ref("v1", "Secret", what.public_secret, namespace) if what.public_secret else None,
         )
         try:
             await server.start()

@@ -53,11 +53,18 @@ class ManifestWatch:
                 found = await self._cluster.list("v1", "Secret", namespace=self._namespace, labels=labels)
                 for body in found.items:
                     self._tell(body)
-                stream = self._cluster.watch_metadata(
-                    "v1", "Secret", namespace=self._namespace, labels=labels, since=found.resource_version
+                stream = self._cluster.watch(
+                    "v1",
+                    "Secret",
+                    namespace=self._namespace,
+                    resource_version=found.resource_version,
+                    labels=labels,
+                    metadata_only=True,
                 )
-                async for _, body in stream:
-                    self._tell(body)
+                async with contextlib.aclosing(stream) as changes:
+                    async for type_, body in changes:
+                        if type_ != "BOOKMARK":
+                            self._tell(body)
             except (KubeError, KubeUnreachable) as error:
                 log.info("watch of manifests ended", error=str(error))
                 await asyncio.sleep(1.0)
