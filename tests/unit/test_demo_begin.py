@@ -48,5 +48,5 @@ def test_ports_that_cannot_be_read_are_refused(monkeypatch: pytest.MonkeyPatch, 
 
 def test_without_root_and_without_a_cluster_it_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(RigError, match="needs root.*KUBECONFIG"):
+    with pytest.raises(RigError, match=r"needs root.*KUBECONFIG"):
         demo.on_machine()
