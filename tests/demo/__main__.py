@@ -177,12 +177,18 @@ def clean(stage: Stage, stack: Stack, console: Console) -> None:
 
 def down(*, quiet: bool = False) -> int:
     """What an aborted run left: on this machine, and in the cluster that it used."""
-    if state_dir().joinpath("kubeconfig").exists():
+    cleaned = state_dir().joinpath("kubeconfig").exists()
+    if cleaned:
         OwnCluster({}).clean()
     if quiet:
         return 0
     if default_state_dir().exists():
-        Rig().clear()  # not under the feet of somebody who uses it now
+        try:
+            Rig().clear()
+        except RigError as error:  # somebody uses it now
+            if not cleaned:
+                raise
+            print(f"demo: left alone: {error}")
     shutil.rmtree(state_dir(), ignore_errors=True)
     print("demo: nothing of it is left")
     return 0

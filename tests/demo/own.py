@@ -226,7 +226,9 @@ class OwnCluster:
                 self.kubectl("delete", *ours, timeout_s=60)
             before.unlink()
         self.kubeconfig.unlink()
-        shutil.rmtree(self.run_dir, ignore_errors=True)
+        (self.state_dir / "owner").unlink(missing_ok=True)
+        for folder in (self.run_dir, self.state_dir / "kubectl-cache"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _kubectl_program() -> str:
