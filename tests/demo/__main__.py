@@ -27,7 +27,6 @@ from tests.demo.own import Lack, OwnCluster, state_dir
 from tests.demo.signals import Interrupted, interruptible, shield
 from tests.demo.story import Story
 from tests.demo.table import LiveTable, PlainLines, span
-from tests.rig import cleanup
 from tests.rig.cluster import Rig
 from tests.rig.config import default_state_dir
 from tests.rig.errors import RigError
@@ -178,14 +177,20 @@ def clean(stage: Stage, stack: Stack, console: Console) -> None:
 
 def down(*, quiet: bool = False) -> int:
     """What an aborted run left: on this machine, and in the cluster that it used."""
-    mine = default_state_dir()
-    if state_dir().joinpath("kubeconfig").exists():
+    cleaned = state_dir().joinpath("kubeconfig").exists()
+    if cleaned:
         OwnCluster({}).clean()
-    if not quiet and mine.exists() and os.geteuid() == 0:
-        cleanup.sweep(mine)
-    if not quiet:
-        shutil.rmtree(state_dir(), ignore_errors=True)
-        print("demo: nothing of it is left")
+    if quiet:
+        return 0
+    if default_state_dir().exists():
+        try:
+            Rig().clear()
+        except RigError as error:  # somebody uses it now
+            if not cleaned:
+                raise
+            print(f"demo: left alone: {error}")
+    shutil.rmtree(state_dir(), ignore_errors=True)
+    print("demo: nothing of it is left")
     return 0
 
 

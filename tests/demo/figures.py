@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,9 +60,10 @@ def _from_audit(facts: Facts, log: Path, leased_at_s: float) -> list[Figure]:
     if facts.quiet_from_s and facts.deleted_at_s:
         quiet = [w for w in _by(all_writes, "gpulease-operator") if w.at_s >= facts.quiet_from_s]
         seconds = facts.deleted_at_s - facts.quiet_from_s
-        found.append(
-            Figure("API writes, lease running", f"{len(quiet)} in {seconds:.0f} s", "0 in a quiet minute", None)
-        )
+        what = Counter(f"{one.verb} {one.resource}" for one in quiet)
+        of_it = f" ({', '.join(f'{n} × {words}' for words, n in what.items())})" if what else ""
+        value = f"{len(quiet)} in {seconds:.0f} s with a withdrawal{of_it}"
+        found.append(Figure("API writes, lease running", value, "0 in a quiet minute", None))
     return found
 
 

@@ -19,7 +19,7 @@ from tests.rig.cache import bin_dir, cache_dir
 from tests.rig.config import DEMO_IMAGE
 from tests.rig.errors import RigError
 from tests.rig.podresources import SOCKET, Holder, holders
-from tests.rig.process import Process, end_group, marked, read_pid_file
+from tests.rig.process import Process, end_group, marked, read_pid_file, write_pid_file
 from tests.rig.stack import OPERATOR_NAMESPACE, OURS, TENANT_NAMESPACE, Stack
 from tests.rig.web import get_json, status_of
 
@@ -114,6 +114,7 @@ class OwnCluster:
         """Copy the context, look at the cluster, and say everything it lacks at once."""
         for folder in (self.state_dir, self.log_dir, self.run_dir):
             folder.mkdir(parents=True, exist_ok=True)
+        write_pid_file(self.state_dir / "owner", os.getpid())
         self.kubeconfig.touch(mode=0o600)
         if self._env.get("KUBECONFIG"):
             source = ("config", "view", "--flatten", "--minify", "-o", "yaml")
@@ -204,6 +205,9 @@ class OwnCluster:
 
     def clean(self) -> None:
         """End our processes, take our objects out of the cluster, forget its kubeconfig. Logs stay. Safe to repeat."""
+        owner = read_pid_file(self.state_dir / "owner")
+        if owner and owner[0] != os.getpid():
+            raise RigError(f"process {owner[0]} shows the demo on {self.name} now; end it first")
         for path in self.run_dir.glob("*.pid"):
             found = read_pid_file(path)
             if found:
@@ -222,7 +226,9 @@ class OwnCluster:
                 self.kubectl("delete", *ours, timeout_s=60)
             before.unlink()
         self.kubeconfig.unlink()
-        shutil.rmtree(self.run_dir, ignore_errors=True)
+        (self.state_dir / "owner").unlink(missing_ok=True)
+        for folder in (self.run_dir, self.state_dir / "kubectl-cache"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _kubectl_program() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tests.demo import own
 from tests.demo.own import OwnCluster
 from tests.demo.story import Story
 from tests.rig.errors import RigError
-from tests.rig.process import Process, alive, marked
+from tests.rig.process import Process, alive, marked, write_pid_file
 from tests.rig.stack import Stack
 
 pytestmark = pytest.mark.unit
@@ -149,3 +150,12 @@ def test_what_was_started_is_found_without_its_pid_file_and_ended(
     assert isinstance(process, Process)
     assert not alive(process.pid)
     assert process.returncode == -15
+
+
+def test_a_demo_that_runs_now_is_not_cleaned_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = cluster(tmp_path, monkeypatch)
+    found.prepare()
+    write_pid_file(found.state_dir / "owner", os.getppid())
+    with pytest.raises(RigError, match=f"process {os.getppid()} shows the demo"):
+        found.clean()
+    assert found.kubeconfig.exists()

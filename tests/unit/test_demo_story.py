@@ -302,7 +302,7 @@ def test_figures_from_the_chain_and_the_audit_log(tmp_path: Path) -> None:
         "order seen → bid included": ("2 block(s) later", False),
         "lease's block → pod object": ("0.70 s", True),
         "API writes, lease → Running": ("1 by the operator, 1 by the gateway", True),
-        "API writes, lease running": ("1 in 40 s", None),
+        "API writes, lease running": ("1 in 40 s with a withdrawal (1 × patch hostedleases)", None),
         "operator memory, one lease": ("131 MB RSS", False),
         "control plane + node up": ("12.3 s", True),
     }
