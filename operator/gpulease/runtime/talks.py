@@ -39,17 +39,28 @@ class Talks:
     def failed(self, lease: LeaseId, words: str, *, retry_at_ns: int) -> None:
         self._views[lease] = replace(self.view(lease), problem=words, retry_at_ns=retry_at_ns)
 
-    def answered(self, lease: LeaseId, body: Mapping[str, Any] | None, *, retry_at_ns: int) -> None:
+    def answered(self, lease: LeaseId, body: Mapping[str, Any] | None, *, retry_at_ns: int) -> GatewayView:
         """``body`` is a lease status, None for the gateway's "nothing is deployed yet"."""
         services, ports = read_status(body or {})
-        self._views[lease] = GatewayView(
-            sent_hash=self.view(lease).sent_hash, services=services, forwarded_ports=ports, retry_at_ns=retry_at_ns
-        )
+        before = self.view(lease)
+        found = GatewayView(before.sent_hash, None, services, ports, retry_at_ns, before.trouble)
+        if is_ready(found):
+            found = replace(found, trouble=None)
+        self._views[lease] = found
+        return found
+
+    def troubled(self, lease: LeaseId, trouble: tuple[str, str] | None) -> None:
+        self._views[lease] = replace(self.view(lease), trouble=trouble)
 
     def forget(self, deployment: DeploymentId) -> None:
         for lease in [known for known in self._views if known.deployment == deployment]:
             del self._views[lease]
             self._journal.delete(_KIND, str(lease))
+
+
+def is_ready(view: GatewayView) -> bool:
+    """Every service has its replicas."""
+    return bool(view.services) and all(x.ready >= x.total > 0 for x in view.services or ())
 
 
 def read_status(body: Mapping[str, Any]) -> tuple[tuple[ServiceView, ...], tuple[dict[str, Any], ...]]:

@@ -15,13 +15,15 @@ from gpulease.chain import codec
 from gpulease.chain.outbox import Priority
 from gpulease.errors import AuthError, ConfigError, GatewayRefused, GatewayUnreachable
 from gpulease.gateway import client as gateway
+from gpulease.gateway import tenant as streams
 from gpulease.ids import LeaseId
 from gpulease.kube.client import Cluster
 from gpulease.kube.refs import Ref
 from gpulease.market.model import Certificate
 from gpulease.runtime import status as statuses
+from gpulease.runtime import trouble
 from gpulease.runtime.clock import Clock
-from gpulease.runtime.talks import Talks
+from gpulease.runtime.talks import Talks, is_ready
 from gpulease.runtime.tenant_gather import Round
 from gpulease.tenancy import states as s
 from gpulease.units import NS_PER_S, UACT, Coin
@@ -30,12 +32,15 @@ log = structlog.get_logger(__name__)
 _ASK_STARTING_S = 1.0
 _ASK_RUNNING_S = 30.0
 _ASK_FAILED_S = 5.0
+_PATIENCE_S = 5.0
+"""Services that take longer to start than this are asked about in the provider's events."""
 
 
 class Actor:
     def __init__(self, cluster: Cluster, talks: Talks, clock: Clock) -> None:
         self._cluster, self._talks, self._clock = cluster, talks, clock
         self._figures = statuses.Figures()
+        self._slow_since_ns: dict[LeaseId, int] = {}
 
     async def execute(self, round_: Round, plan: s.Plan) -> LeaseId | None:
         """Do what the plan says; the lease whose gateway has just been spoken to, if any."""
@@ -60,6 +65,8 @@ class Actor:
         if released:
             await self._release(round_)
             self._figures.forget(round_.seen.uid)
+            for lease in [x for x in self._slow_since_ns if x.deployment == round_.seen.deployment_id]:
+                del self._slow_since_ns[lease]
         return spoken_to
 
     # --- the object --------------------------------------------------------------------------------------------------
@@ -179,10 +186,22 @@ class Actor:
         except (GatewayUnreachable, AuthError, ConfigError) as error:
             self._talks.failed(lease, _sentence(error), retry_at_ns=self._in(_ASK_FAILED_S))
             return
-        self._talks.answered(lease, body, retry_at_ns=self._in(_ASK_STARTING_S))
-        services = self._talks.view(lease).services or ()
-        if services and all(x.ready >= x.total > 0 for x in services):
+        view = self._talks.answered(lease, body, retry_at_ns=self._in(_ASK_STARTING_S))
+        if is_ready(view):
             self._talks.answered(lease, body, retry_at_ns=self._in(_ASK_RUNNING_S))
+            self._slow_since_ns.pop(lease, None)
+            return
+        since_ns = self._slow_since_ns.setdefault(lease, self._clock.now_ns())
+        if self._clock.now_ns() - since_ns > _PATIENCE_S * NS_PER_S:
+            caller = gateway.Caller(
+                uri,
+                lease.provider,
+                round_.wallet,
+                _certificates(round_),
+                now_s=self._clock.now_ns() / NS_PER_S,
+                timeout_s=trouble.DEADLINE_S,
+            )
+            self._talks.troubled(lease, await trouble.read(streams.events(caller, lease)))
 
     def _in(self, seconds: float) -> int:
         return self._clock.now_ns() + int(seconds * NS_PER_S)
