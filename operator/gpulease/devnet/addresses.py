@@ -8,6 +8,7 @@ from functools import lru_cache
 import bech32
 
 PREFIX = "akash"
+_MAX_LENGTH, _CHECKSUM = 1023, 6
 
 
 def encode(raw: bytes) -> str:
@@ -23,6 +24,38 @@ def decode(address: str) -> bytes | None:
         return None
     raw = bech32.convertbits(words, 5, 8, False)
     return bytes(raw) if raw else None
+
+
+def problem(address: str) -> str:
+    """Why a text is no address, in the words of the chain's bech32 decoder."""
+    if not address.strip():
+        return "empty address string is not allowed"
+    words = _bech32_problem(address)
+    if words:
+        return f"decoding bech32 failed: {words}"
+    prefix = address.rpartition("1")[0]
+    return f"hrp does not match bech32 prefix: expected '{PREFIX}' got '{prefix}': internal logic error"
+
+
+def _bech32_problem(text: str) -> str:
+    if not 8 <= len(text) <= _MAX_LENGTH:
+        return f"invalid bech32 string length {len(text)}"
+    odd = next((c for c in text if not 33 <= ord(c) <= 126), None)
+    if odd is not None:
+        return f"invalid character in string: '{odd}'"
+    if text not in (text.lower(), text.upper()):
+        return "string not all lowercase or all uppercase"
+    prefix, separator, data = text.lower().rpartition("1")
+    if not prefix or len(data) < _CHECKSUM:
+        return f"invalid separator index {len(prefix) if separator else -1}"
+    strange = next((c for c in data if c not in bech32.CHARSET), None)
+    if strange is not None:
+        return f"invalid character not part of charset: {ord(strange)}"
+    words = [bech32.CHARSET.index(c) for c in data[:-_CHECKSUM]]
+    expected = "".join(bech32.CHARSET[w] for w in bech32.bech32_create_checksum(prefix, words))
+    if expected != data[-_CHECKSUM:]:
+        return f"invalid checksum (expected {expected} got {data[-_CHECKSUM:]})"
+    return ""
 
 
 def of_pubkey(pubkey: bytes) -> str:

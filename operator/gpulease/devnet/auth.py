@@ -41,6 +41,12 @@ def create(ctx: Context, address: str, *, module: str | None = None) -> Account:
     return account
 
 
+def ensure(ctx: Context, address: str) -> None:
+    """Who receives coins or a grant for the first time becomes an account."""
+    if get(ctx, address) is None:
+        create(ctx, address)
+
+
 def bump(ctx: Context, address: str) -> None:
     account = get(ctx, address)
     assert account is not None

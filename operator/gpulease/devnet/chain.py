@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpulease.devnet import addresses, ante, auth, bank, bme, errors, genesis, oracle, queries, router
+from gpulease.devnet import addresses, ante, auth, bank, bme, errors, feegrant, genesis, oracle, queries, router
 from gpulease.devnet.context import Context, Event
 from gpulease.devnet.state import State
 from gpulease.units import NS_PER_S, Coin, Dec
@@ -179,6 +179,7 @@ class Devnet:
         ending = self.context(height=height, time_ns=time_ns)
         bme.end_block(ending)
         oracle.end_block(ending)
+        feegrant.end_block(ending)
         ended = tuple(event.with_attribute("mode", "EndBlock") for event in ending.events)
         block = BlockResult(height, time_ns, tuple(results), ended)
         self.height, self.time_ns = height, time_ns
