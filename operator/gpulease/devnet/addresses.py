@@ -58,6 +58,7 @@ def _bech32_problem(text: str) -> str:
     return ""
 
 
+@lru_cache(maxsize=65536)
 def of_pubkey(pubkey: bytes) -> str:
     """secp256k1: ripemd160 of sha256 of the compressed key."""
     from Crypto.Hash import RIPEMD160

@@ -15,7 +15,7 @@ from typing import Any
 
 from gpulease.devnet import addresses, ante, auth, bank, bme, errors, feegrant, genesis, oracle, queries, router
 from gpulease.devnet.context import Context, Event
-from gpulease.devnet.state import State
+from gpulease.devnet.state import Overlay, State
 from gpulease.units import NS_PER_S, Coin, Dec
 
 MIN_GAS_PRICE = Dec.of("0.0025")
@@ -61,15 +61,17 @@ class Devnet:
         self.keep_blocks = keep_blocks
         self.mempool: OrderedDict[bytes, bytes] = OrderedDict()
         self._blocks: dict[int, BlockResult] = {}
-        self._empty_times: dict[int, int] = {}
+        self._first = 1
         self._txs: dict[bytes, tuple[int, int]] = {}
+        self._checked: Overlay = Overlay(self.state)
 
     @classmethod
     def from_genesis(cls, raw: Mapping[str, Any], *, keep_blocks: int = 100_000) -> Devnet:
         """From the genesis document's form in the recordings."""
         chain = cls(chain_id=str(raw["chain_id"]), params=genesis.params(raw), keep_blocks=keep_blocks)
         chain.time_ns = genesis.time_ns(str(raw["genesis_time"]))
-        chain.height = int(raw.get("initial_height", 1)) - 1
+        chain._first = int(raw.get("initial_height", 1))
+        chain.height = chain._first - 1
         genesis.load(chain.context(), raw)
         return chain
 
@@ -85,23 +87,17 @@ class Devnet:
     # --- transactions ------------------------------------------------------------------------------------------
 
     def check_tx(self, raw: bytes) -> TxResult:
-        """CheckTx against the tip's state; effects of waiting transactions of the same signer are counted in."""
-        self.state.begin()
-        try:
-            ctx = self.context()
-            for waiting in self.mempool.values():
-                self._replay_ante(ctx, waiting)
-            return self._run(ctx, raw, checking=True, deliver=False)
-        finally:
-            self.state.rollback()
-            self.state.end()
+        """CheckTx: against the tip's state, in which waiting transactions have paid and used their sequences."""
+        result = self._check(raw)
+        self._checked.rollback()
+        self._checked.end()
+        return result
 
-    def _replay_ante(self, ctx: Context, raw: bytes) -> None:
-        mark = self.state.mark()
-        try:
-            ante.run(ctx, ante.decode(raw), checking=False, min_gas_price=Dec(), simulate=True)
-        except errors.ModuleError:
-            self.state.rollback(mark)
+    def _check(self, raw: bytes) -> TxResult:
+        """Leaves the check's journal open, for the caller to keep or undo its effects."""
+        self._checked.begin()
+        ctx = Context(self._checked, self.chain_id, self.height, self.time_ns, self.params)
+        return self._run(ctx, raw, checking=True, deliver=False)
 
     def add_to_mempool(self, raw: bytes) -> TxResult:
         """CheckTx and, when it passes, wait for the next block. The same bytes again: code 19 of ``sdk``."""
@@ -110,10 +106,31 @@ class Devnet:
             return TxResult(ALREADY_IN_CACHE, "sdk", "tx already in mempool", b"", 0, 0, ())
         if len(self.mempool) >= MAX_MEMPOOL_TXS:
             return TxResult(20, "sdk", "mempool is full", b"", 0, 0, ())
-        result = self.check_tx(raw)
+        result = self._check(raw)
         if result.code == 0:
             self.mempool[key] = raw
+        else:
+            self._checked.rollback()
+        self._checked.end()
         return result
+
+    def forget_waiting(self) -> None:
+        """Empty the mempool, as a node that restarts without its own."""
+        self.mempool.clear()
+        self._checked = Overlay(self.state)
+
+    def _recheck(self) -> None:
+        """After a block, or any other change of the state: what waits must still pass, in its order."""
+        self._checked = Overlay(self.state)
+        for key, raw in list(self.mempool.items()):
+            self._checked.begin()
+            ctx = Context(self._checked, self.chain_id, self.height, self.time_ns, self.params)
+            try:
+                ante.run(ctx, ante.decode(raw), checking=True, min_gas_price=MIN_GAS_PRICE, verify=False)
+            except errors.ModuleError:
+                self._checked.rollback()
+                del self.mempool[key]
+            self._checked.end()
 
     def simulate(self, raw: bytes) -> TxResult:
         self.state.begin()
@@ -185,7 +202,7 @@ class Devnet:
         self.height, self.time_ns = height, time_ns
         self._blocks[height] = block
         self._prune()
-        self._drop_expired()
+        self._recheck()
         return block
 
     def advance(self, blocks: int = 1, *, block_time_ns: int = NS_PER_S) -> None:
@@ -199,20 +216,9 @@ class Devnet:
             for raw, _ in old.txs:
                 self._txs.pop(tx_hash(raw), None)
 
-    def _drop_expired(self) -> None:
-        """Recheck: a waiting transaction whose time is over leaves the mempool."""
-        for key, raw in list(self.mempool.items()):
-            try:
-                tx = ante.decode(raw)
-            except errors.ModuleError:
-                del self.mempool[key]
-                continue
-            if tx.body.HasField("timeout_timestamp") and ante.timeout_ns(tx) < self.time_ns:
-                del self.mempool[key]
-
     @property
     def earliest_height(self) -> int:
-        return max(self.height - self.keep_blocks + 1, min(self._blocks, default=1))
+        return max(self.height - self.keep_blocks + 1, self._first)
 
     def block(self, height: int) -> BlockResult | None:
         return self._blocks.get(height)
@@ -244,6 +250,7 @@ class Devnet:
             auth.create(ctx, address)
         for coin in coins:
             bank.issue(ctx, address, coin)
+        self._recheck()
 
     def module_balance(self, module: str) -> list[Coin]:
         return bank.balances(self.context(), addresses.module(module))
@@ -260,13 +267,15 @@ class Devnet:
                 list(self.mempool.items()),
                 self._blocks,
                 self._txs,
+                self._first,
             )
         )
 
     def restore(self, blob: bytes) -> None:
         """From :meth:`snapshot`'s bytes, which must come from a trusted place: they are unpickled."""
-        (chain_id, self.height, self.time_ns, self.params, dump, waiting, blocks, txs) = pickle.loads(blob)
+        (chain_id, self.height, self.time_ns, self.params, dump, waiting, blocks, txs, first) = pickle.loads(blob)
         self.chain_id = chain_id
         self.state.load(dump)
         self.mempool = OrderedDict(waiting)
-        self._blocks, self._txs = blocks, txs
+        self._blocks, self._txs, self._first = blocks, txs, first
+        self._recheck()

@@ -155,7 +155,7 @@ def _json_difference(theirs: Any, ours: Any, at: str = "") -> str:
 def _compare_reject(tally: Tally, chain: Devnet, reject: dict[str, Any]) -> None:
     check = reject["check"]
     ours = chain.add_to_mempool(base64.b64decode(reject["tx"]))
-    chain.mempool.clear()
+    chain.forget_waiting()
     same = same_refusal(check, ours)
     tally.note(
         same,

@@ -87,3 +87,43 @@ class State:
     def load(self, dump: dict[str, list[tuple[Any, Any]]]) -> None:
         self._tables = {name: SortedDict(items) for name, items in dump.items()}
         self._journal = None
+
+
+class Overlay(State):
+    """Writes over another state that stay apart from it: CheckTx's view, in which waiting transactions have paid.
+
+    Nothing that CheckTx writes is iterated over, so tables are the other state's.
+    """
+
+    def __init__(self, base: State) -> None:
+        super().__init__()
+        self._base = base
+        self._writes: dict[tuple[str, Any], Any] = {}
+
+    def table(self, name: str) -> SortedDict:
+        return self._base.table(name)
+
+    def get(self, name: str, key: Any) -> Any:
+        value = self._writes.get((name, key), self)
+        if value is self:
+            return self._base.get(name, key)
+        return None if value is _ABSENT else value
+
+    def put(self, name: str, key: Any, value: Any) -> None:
+        if self._journal is not None:
+            self._journal.append((name, key, self._writes.get((name, key), self)))
+        self._writes[name, key] = value
+
+    def delete(self, name: str, key: Any) -> None:
+        self.put(name, key, _ABSENT)
+
+    def rollback(self, mark: int = 0) -> None:
+        journal = self._journal
+        if journal is None:
+            return
+        while len(journal) > mark:
+            name, key, old = journal.pop()
+            if old is self:
+                del self._writes[name, key]
+            else:
+                self._writes[name, key] = old
