@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import coincurve
-import gpulease.pb  # noqa: F401  (registers cosmos.*)
 from google.protobuf.message import Message
 
+import gpulease.pb  # noqa: F401  (registers cosmos.*)
 from gpulease.devnet import addresses, auth, genesis, registry
 from gpulease.devnet.chain import Devnet, TxResult
 from gpulease.pb.akash.deployment.v1 import deployment_pb2

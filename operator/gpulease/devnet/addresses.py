@@ -11,9 +11,9 @@ PREFIX = "akash"
 _MAX_LENGTH, _CHECKSUM = 1023, 6
 
 
-def encode(raw: bytes) -> str:
+def encode(raw: bytes, prefix: str = PREFIX) -> str:
     words = bech32.convertbits(raw, 8, 5)
-    return str(bech32.bech32_encode(PREFIX, words))
+    return str(bech32.bech32_encode(prefix, words))
 
 
 @lru_cache(maxsize=65536)

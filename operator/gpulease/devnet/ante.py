@@ -55,18 +55,54 @@ class DecodedTx:
 @lru_cache(maxsize=2048)
 def decode(raw: bytes) -> DecodedTx:
     """``sdk`` code 2 for bytes that are no transaction. Cached: checked, executed and searched bytes are the same."""
+    _refuse_malleable(raw)
     try:
         tx = tx_pb2.TxRaw.FromString(raw)
         body = tx_pb2.TxBody.FromString(tx.body_bytes)
         info = tx_pb2.AuthInfo.FromString(tx.auth_info_bytes)
     except DecodeError as error:
-        raise errors.sdk(2, f"{error}: tx parse error") from error
-    if not tx.auth_info_bytes:
-        raise errors.sdk(2, "expected 2 wire type, got 7: tx parse error: tx parse error")
+        raise errors.sdk(2, f"{error}: tx parse error: tx parse error") from error
     messages = tuple(registry.unpack(m) for m in body.messages)
     for message in (info, *messages):
         _check_numbers(message)
     return DecodedTx(tx, body, info, messages)
+
+
+def _refuse_malleable(raw: bytes) -> None:
+    """ADR-027: a transaction has one encoding: only byte fields, in order, their lengths as short as possible."""
+    position, before = 0, 0
+    while position < len(raw):
+        tag, after = _varint(raw, position)
+        wire = tag & 7
+        if wire != 2:
+            raise errors.sdk(2, f"expected 2 wire type, got {wire}: tx parse error: tx parse error")
+        number = tag >> 3
+        if number < before:
+            words = f"txRaw must follow ADR-027, found tagNum({number}) after tagNum({before})"
+            raise errors.sdk(2, f"{words}: tx parse error: tx parse error")
+        before = number
+        length, start = _varint(raw, after)
+        needed = max((length.bit_length() + 6) // 7, 1)
+        if start - after != needed:
+            words = f"length prefix varint for tagNum({number}) is not as short as possible"
+            words += f", read {start - after}, only need {needed}"
+            raise errors.sdk(2, f"{words}: tx parse error: tx parse error")
+        position = start + length
+        if position > len(raw):
+            raise errors.sdk(2, "invalid length; unexpected EOF: tx parse error: tx parse error")
+
+
+def _varint(raw: bytes, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(raw):
+            raise errors.sdk(2, "invalid length; unexpected EOF: tx parse error: tx parse error")
+        byte = raw[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+    raise errors.sdk(2, "invalid length; variable length integer overflow: tx parse error: tx parse error")
 
 
 def _check_numbers(message: Message) -> None:
@@ -76,7 +112,8 @@ def _check_numbers(message: Message) -> None:
         text = getattr(message, _NUMBER_FIELDS[name])
         text = text.decode(errors="replace") if isinstance(text, bytes) else text
         if text and not _INTEGER.match(text):
-            raise errors.sdk(2, f"math/big: cannot unmarshal {gotext.quoted(text)} into a *big.Int: tx parse error")
+            words = f"math/big: cannot unmarshal {gotext.quoted(text)} into a *big.Int"
+            raise errors.sdk(2, f"{words}: tx parse error: tx parse error")
         return
     for field, value in message.ListFields():
         if field.message_type is None or field.message_type.full_name == "google.protobuf.Any":
@@ -106,7 +143,7 @@ def signer_of(message: Message) -> str:
             return str(getattr(message, field))
     if "id" in fields:
         return str(message.id.owner)  # type: ignore[attr-defined]
-    raise errors.sdk(2, f"{name} names no signer: tx parse error")
+    raise errors.sdk(2, f"{name} names no signer: tx parse error: tx parse error")
 
 
 def signers(tx: DecodedTx) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import pairwise
@@ -13,18 +14,8 @@ from gpulease.units import UACT, Coin
 
 _BALANCES = "bank/balances"
 _SUPPLY = "bank/supply"
-BLOCKED = (
-    "escrow",
-    "bme",
-    "fee_collector",
-    "mint",
-    "distribution",
-    "gov",
-    "bonded_tokens_pool",
-    "not_bonded_tokens_pool",
-    "transfer",
-    "wasm",
-)
+_DENOM = re.compile(r"^[a-zA-Z][a-zA-Z0-9/:._-]{2,127}\Z")
+BLOCKED = (*auth.GENESIS_MODULES, *auth.LATER_MODULES)
 
 
 def balance(ctx: Context, address: str, denom: str) -> int:
@@ -73,6 +64,10 @@ def text(coins: Iterable[Coin]) -> str:
     return ",".join(str(coin) for coin in coins)
 
 
+def is_denom(text: str) -> bool:
+    return _DENOM.match(text) is not None
+
+
 def valid(coins: list[Coin]) -> bool:
     """``Coins.IsValid``: positive amounts, denominations in order and once each. No coins at all are valid."""
     return all(c.amount > 0 for c in coins) and all(a.denom < b.denom for a, b in pairwise(coins))
@@ -106,6 +101,7 @@ def burn(ctx: Context, module: str, coins: list[Coin]) -> None:
 
 def mint(ctx: Context, module: str, coins: list[Coin]) -> None:
     address = addresses.module(module)
+    auth.ensure(ctx, address)
     for coin in coins:
         issue(ctx, address, coin)
     ctx.emit("coin_received", (("receiver", address), ("amount", text(coins))))
@@ -114,12 +110,12 @@ def mint(ctx: Context, module: str, coins: list[Coin]) -> None:
 
 def refuse_blocked(recipient: str) -> None:
     """Module accounts are not paid by messages."""
-    if recipient in _blocked_addresses():
+    if recipient in blocked_addresses():
         raise errors.sdk(4, f"{recipient} is not allowed to receive funds: unauthorized")
 
 
 @lru_cache(maxsize=1)
-def _blocked_addresses() -> frozenset[str]:
+def blocked_addresses() -> frozenset[str]:
     return frozenset(addresses.module(name) for name in BLOCKED)
 
 

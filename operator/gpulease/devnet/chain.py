@@ -13,14 +13,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from gpulease.devnet import addresses, ante, auth, bank, bme, errors, feegrant, genesis, oracle, queries, router
 from gpulease.devnet.context import Context, Event
 from gpulease.devnet.state import Overlay, State
 from gpulease.units import NS_PER_S, Coin, Dec
 
+log = structlog.get_logger(__name__)
 MIN_GAS_PRICE = Dec.of("0.0025")
 MAX_MEMPOOL_TXS = 5000
 ALREADY_IN_CACHE = 19
+# A mistake of ours in one message must not stop the chain; the real one recovers from a panic just so.
+_UNFORESEEN = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 _GAS_BASE, _GAS_PER_BYTE, _GAS_PER_EVENT = 40_000, 10, 1_500
 
 
@@ -158,9 +163,11 @@ class Devnet:
         except errors.ModuleError as error:
             self.state.rollback(mark)
             return TxResult(error.code, error.codespace, error.text, b"", wanted, self._gas(raw, kept), tuple(kept))
-        except errors.Panic as error:
+        except (errors.Panic, *_UNFORESEEN) as error:
             self.state.rollback(mark)
             text = f"recovered: {error}"
+            if not isinstance(error, errors.Panic):
+                log.error("a message failed in a way that the chain has no words for", exc_info=error)
             return TxResult(111222, "undefined", text, b"", wanted, self._gas(raw, kept), tuple(kept))
         data = queries.tx_data(responses)
         return TxResult(0, "", "", data, wanted, self._gas(raw, ctx.events), tuple(ctx.events))
@@ -172,12 +179,18 @@ class Devnet:
     # --- blocks ------------------------------------------------------------------------------------------------
 
     def apply_block(
-        self, txs: Sequence[bytes], *, time_ns: int, out_of_gas: frozenset[bytes] = frozenset()
+        self,
+        txs: Sequence[bytes],
+        *,
+        time_ns: int,
+        out_of_gas: frozenset[bytes] = frozenset(),
+        unpaid: frozenset[bytes] = frozenset(),
     ) -> BlockResult:
         """Execute one block at the next height; the chain's tip moves to it.
 
         ``out_of_gas`` holds hashes of transactions that a recording says ran out of gas, which this machine cannot
-        find out by itself: their messages are not run.
+        find out by itself: their messages are not run. ``unpaid`` are those among them that ran out before their fee
+        was taken: nothing of them stays.
         """
         height = self.height + 1
         auth.prune_nonces(self.context(height=height, time_ns=time_ns))
@@ -185,12 +198,12 @@ class Devnet:
         for index, raw in enumerate(txs):
             ctx = self.context(height=height, time_ns=time_ns)
             self.state.begin()
-            result = self._run(ctx, raw, checking=False, deliver=tx_hash(raw) not in out_of_gas)
-            if result.code != 0 and not result.events:
+            key = tx_hash(raw)
+            result = self._run(ctx, raw, checking=False, deliver=key not in out_of_gas)
+            if (result.code != 0 and not result.events) or key in unpaid:
                 self.state.rollback()
             self.state.end()
             results.append((raw, result))
-            key = tx_hash(raw)
             self._txs[key] = (height, index)
             self.mempool.pop(key, None)
         ending = self.context(height=height, time_ns=time_ns)
@@ -246,8 +259,7 @@ class Devnet:
     def faucet(self, address: str, coins: Sequence[Coin]) -> None:
         """Credit coins out of nothing: test chains only."""
         ctx = self.context()
-        if auth.get(ctx, address) is None:
-            auth.create(ctx, address)
+        auth.ensure(ctx, address)
         for coin in coins:
             bank.issue(ctx, address, coin)
         self._recheck()

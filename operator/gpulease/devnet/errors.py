@@ -31,6 +31,14 @@ class QueryError(GpuleaseError):
         self.message = message
 
 
+def refused(error: ModuleError) -> QueryError:
+    """A module's error as gRPC shows it: its own words first, then what it wraps."""
+    wrapped, _, own = error.text.rpartition(": ")
+    text = f"{own}: {wrapped}" if wrapped else own
+    return QueryError(2, f"codespace {error.codespace} code {error.code}: {text}")
+
+
+UNKNOWN = 2
 NOT_FOUND = 5
 INVALID_ARGUMENT = 3
 UNIMPLEMENTED = 12

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
-from gpulease.devnet import addresses, certs, errors, gotext
+from gpulease.devnet import addresses, bank, certs, errors, gotext
 from gpulease.devnet.render import dec_text
 from gpulease.pb.akash.base.deposit.v1 import deposit_pb2
 from gpulease.pb.akash.escrow.id.v1 import id_pb2
@@ -22,7 +22,6 @@ GROUP_FACTOR = 50
 HASH_BYTES = 32
 _WILDCARD_KEY = re.compile(r"^([a-zA-Z][\w\/\.\-]{1,126}[\w\*]?)\Z", re.ASCII)
 _PLAIN_KEY = re.compile(r"^([a-zA-Z][\w\/\.\-]{1,126})\Z", re.ASCII)
-_DENOM = re.compile(r"^[a-zA-Z][a-zA-Z0-9/:._-]{2,127}\Z")
 _UINT64 = re.compile(r"^[0-9]{1,20}\Z")
 
 
@@ -110,7 +109,7 @@ def _escrow_id(id_: Any) -> None:
 
 
 def _coin(coin: Any) -> None:
-    if not _DENOM.match(coin.denom):
+    if not bank.is_denom(coin.denom):
         raise errors.undefined(f"invalid denom: {coin.denom}")
     if int(coin.amount or "0") < 0:
         raise errors.undefined(f"negative coin amount: {coin.amount}")
@@ -196,7 +195,7 @@ def _group(group: Any) -> None:
 
 def _price(group: str, price: Any) -> None:
     amount = Dec(int(price.amount or "0"))
-    if not _DENOM.match(price.denom) or amount < Dec():
+    if not bank.is_denom(price.denom) or amount < Dec():
         raise errors.undefined(f"group {group}: error: invalid price object")
     if Dec.of(MAX_PRICE) < amount:
         shown = f"{dec_text(price.amount)}{price.denom}"
@@ -376,7 +375,7 @@ def _swap(msg: Any) -> None:
         raise errors.sdk(10, f"invalid coins: {error.text}: invalid coins") from error
     if not int(msg.coins_to_burn.amount or "0"):
         raise errors.ModuleError("bme", 8, "amount must not be 0: invalid amount")
-    if "denom_to_mint" in msg.DESCRIPTOR.fields_by_name and not _DENOM.match(msg.denom_to_mint):
+    if "denom_to_mint" in msg.DESCRIPTOR.fields_by_name and not bank.is_denom(msg.denom_to_mint):
         words = f"invalid denom to mint: invalid denom: {msg.denom_to_mint}"
         raise errors.ModuleError("bme", 9, f"{words}: invalid denomination")
 
