@@ -136,6 +136,12 @@ async def test_rest_simulates_broadcasts_and_pages(
         second = await response.json()
     denoms = [b["denom"] for page in (first, second) for b in page["balances"]]
     assert denoms == ["uact", "uakt"]
+    server.make_block()
+    older = {"x-cosmos-block-height": "1"}
+    async with http.get(path, headers=older) as response:
+        assert response.headers["Grpc-Metadata-X-Cosmos-Block-Height"] == "1"
+    async with http.get(path, headers={"x-cosmos-block-height": "9"}) as response:
+        assert (response.status, (await response.json())["code"]) == (500, 2)
     async with http.get(f"{rest}/no/such/path") as response:
         assert (response.status, (await response.json())["code"]) == (501, 12)
 

@@ -277,3 +277,37 @@ def test_a_tree_of_hashes_is_split_as_in_rfc_6962() -> None:
     a, b, c = (bytes([n]) for n in (1, 2, 3))
     assert merkle([a, b, c]) != merkle([a, b]) != merkle([a])
     assert merkle([]).hex().startswith("e3b0c442")
+
+
+class TestOlderStates:
+    """Queries at a height: the state after that block, for as long as it is kept."""
+
+    def at(self, ledger: Ledger, height: int) -> tuple[int, Any]:
+        path = f"/cosmos/bank/v1beta1/balances/{BOB.address}/by_denom"
+        status, body = routes.answer(ledger.chain, path, [("denom", UAKT)], height=height)
+        return status, int(body["balance"]["amount"]) - 10**12 if status == 200 else body["message"]
+
+    def test_each_kept_height_has_its_own(self, ledger: Ledger) -> None:
+        for amount in (1, 10, 100):
+            ledger.ok(ALICE, pay(amount))
+        ledger.chain.faucet(BOB.address, [Coin(UAKT, 1000)])
+        before = ledger.chain.state.dump()
+        assert [self.at(ledger, h) for h in (0, 3, 2, 1)] == [(200, 1111), (200, 1111), (200, 11), (200, 1)]
+        assert ledger.chain.state.dump() == before
+        ledger.ok(ALICE, pay(10_000))
+        assert [self.at(ledger, h)[1] for h in (4, 3, 2, 1)] == [11_111, 1111, 11, 1]
+
+    def test_neither_the_future_nor_what_is_pruned(self, ledger: Ledger) -> None:
+        ledger.chain.advance(150)
+        assert self.at(ledger, 50)[0] == 200
+        assert self.at(ledger, 49) == (
+            500,
+            "codespace sdk code 38: not found: failed to load state at height 49; version does not exist "
+            "(latest height: 150)",
+        )
+        words = "cannot query with height in the future; please provide a valid height"
+        assert self.at(ledger, 151) == (500, f"codespace sdk code 26: invalid height: {words}")
+        answer = Rpc(ledger.chain).abci_query({"path": "/cosmos.bank.v1beta1.Query/Params", "height": "151"})[
+            "response"
+        ]
+        assert (answer["code"], answer["log"]) == (26, f"{words}: invalid height")

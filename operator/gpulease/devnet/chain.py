@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import structlog
 
 from gpulease.devnet import addresses, ante, auth, bank, bme, errors, feegrant, genesis, oracle, queries, router
 from gpulease.devnet.context import Context, Event
-from gpulease.devnet.state import Overlay, State
+from gpulease.devnet.state import Overlay, State, Undo
 from gpulease.units import NS_PER_S, Coin, Dec
 
 log = structlog.get_logger(__name__)
@@ -55,15 +56,23 @@ def tx_hash(raw: bytes) -> bytes:
 
 
 class Devnet:
-    """One chain in memory. Blocks older than ``keep_blocks`` are pruned; state is kept at the tip only."""
+    """One chain in memory. Blocks older than ``keep_blocks`` are pruned, states older than ``keep_states`` blocks."""
 
-    def __init__(self, *, chain_id: str, params: dict[str, dict[str, Any]], keep_blocks: int = 100_000) -> None:
+    def __init__(
+        self,
+        *,
+        chain_id: str,
+        params: dict[str, dict[str, Any]],
+        keep_blocks: int = 100_000,
+        keep_states: int = 100,
+    ) -> None:
         self.chain_id = chain_id
         self.height = 0
         self.time_ns = 0
         self.params = params
         self.state = State()
         self.keep_blocks = keep_blocks
+        self._undo: deque[list[Undo]] = deque(maxlen=keep_states)  # what each of the last blocks has written
         self.mempool: OrderedDict[bytes, bytes] = OrderedDict()
         self._blocks: dict[int, BlockResult] = {}
         self._first = 1
@@ -193,16 +202,16 @@ class Devnet:
         was taken: nothing of them stays.
         """
         height = self.height + 1
+        self.state.begin()
         auth.prune_nonces(self.context(height=height, time_ns=time_ns))
         results: list[tuple[bytes, TxResult]] = []
         for index, raw in enumerate(txs):
             ctx = self.context(height=height, time_ns=time_ns)
-            self.state.begin()
+            mark = self.state.mark()
             key = tx_hash(raw)
             result = self._run(ctx, raw, checking=False, deliver=key not in out_of_gas)
             if (result.code != 0 and not result.events) or key in unpaid:
-                self.state.rollback()
-            self.state.end()
+                self.state.rollback(mark)
             results.append((raw, result))
             self._txs[key] = (height, index)
             self.mempool.pop(key, None)
@@ -210,6 +219,7 @@ class Devnet:
         bme.end_block(ending)
         oracle.end_block(ending)
         feegrant.end_block(ending)
+        self._undo.append(self.state.end())
         ended = tuple(event.with_attribute("mode", "EndBlock") for event in ending.events)
         block = BlockResult(height, time_ns, tuple(results), ended)
         self.height, self.time_ns = height, time_ns
@@ -246,12 +256,26 @@ class Devnet:
     # --- reading -----------------------------------------------------------------------------------------------
 
     def query(self, method: str, request: bytes, *, height: int | None = None) -> bytes:
-        """One gRPC query at the tip; ``QueryError`` otherwise. Older state is pruned."""
-        if height not in (None, 0, self.height):
-            raise errors.QueryError(
-                errors.INVALID_ARGUMENT, f"failed to load state at height {height}; only the tip is kept"
-            )
-        return queries.run(self.context(), method, request)
+        """One gRPC query, at the tip or at a height whose state is still kept; ``QueryError`` otherwise."""
+        if height in (None, 0, self.height):
+            return queries.run(self.context(), method, request)
+        assert height is not None
+        back = self.height - height
+        if back < 0:
+            words = "cannot query with height in the future; please provide a valid height: invalid height"
+            raise errors.HeightError(errors.sdk(26, words))
+        block = self._blocks.get(height)
+        if back > len(self._undo) or block is None:
+            words = f"failed to load state at height {height}; version does not exist (latest height: {self.height})"
+            raise errors.HeightError(errors.sdk(38, f"{words}: not found"))
+        self.state.begin()
+        try:
+            for journal in islice(reversed(self._undo), back):
+                self.state.undo(journal)
+            return queries.run(self.context(height=height, time_ns=block.time_ns), method, request)
+        finally:
+            self.state.rollback()
+            self.state.end()
 
     def balance(self, address: str, denom: str) -> int:
         return bank.balance(self.context(), address, denom)
@@ -259,16 +283,20 @@ class Devnet:
     def faucet(self, address: str, coins: Sequence[Coin]) -> None:
         """Credit coins out of nothing: test chains only."""
         ctx = self.context()
+        self.state.begin()
         auth.ensure(ctx, address)
         for coin in coins:
             bank.issue(ctx, address, coin)
+        written = self.state.end()
+        if self._undo:
+            self._undo[-1].extend(written)
         self._recheck()
 
     def module_balance(self, module: str) -> list[Coin]:
         return bank.balances(self.context(), addresses.module(module))
 
     def snapshot(self) -> bytes:
-        """Everything, as bytes that :meth:`restore` reads back."""
+        """Everything but older states, as bytes that :meth:`restore` reads back."""
         return pickle.dumps(
             (
                 self.chain_id,
@@ -290,4 +318,5 @@ class Devnet:
         self.state.load(dump)
         self.mempool = OrderedDict(waiting)
         self._blocks, self._txs, self._first = blocks, txs, first
+        self._undo.clear()
         self._recheck()

@@ -31,6 +31,15 @@ class QueryError(GpuleaseError):
         self.message = message
 
 
+class HeightError(QueryError):
+    """A height whose state is not there: ``abci_query`` shows the module's error itself."""
+
+    def __init__(self, error: ModuleError) -> None:
+        answer = refused(error)
+        super().__init__(answer.code, answer.message)
+        self.error = error
+
+
 def refused(error: ModuleError) -> QueryError:
     """A module's error as gRPC shows it: its own words first, then what it wraps."""
     wrapped, _, own = error.text.rpartition(": ")

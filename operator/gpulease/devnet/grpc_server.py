@@ -37,7 +37,7 @@ class Services(_GenericHandler):  # type: ignore[misc]
             for key, value in context.invocation_metadata() or ():
                 if key == HEIGHT_KEY and str(value).isdecimal():
                     height = int(value)
-            await context.send_initial_metadata(((HEIGHT_KEY, str(self.chain.height)),))
+            await context.send_initial_metadata(((HEIGHT_KEY, str(height or self.chain.height)),))
             try:
                 if method in self._own:
                     return self._own[method](request)

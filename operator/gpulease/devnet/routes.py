@@ -86,28 +86,32 @@ def _compiled(routes: tuple[tuple[str, str], ...]) -> tuple[tuple[re.Pattern[str
 _COMPILED, _COMPILED_NODE = _compiled(ROUTES), _compiled(NODE_ROUTES)
 
 
-def answer(chain: Devnet, path: str, query: Iterable[tuple[str, str]]) -> tuple[int, Any]:
-    """HTTP status and JSON body of one GET of a module's query."""
+def answer(chain: Devnet, path: str, query: Iterable[tuple[str, str]], *, height: int | None = None) -> tuple[int, Any]:
+    """HTTP status and JSON body of one GET of a module's query, at the tip or at a kept height."""
     for pattern, method in _COMPILED:
         match = pattern.match(path)
         if match is not None:
             cls = queries.METHODS[method][0]
-            return _answered(cls, _response_class(method), [*match.groupdict().items(), *query], _at_tip(chain, method))
+            return _answered(
+                cls, _response_class(method), [*match.groupdict().items(), *query], _at(chain, method, height)
+            )
     return 501, failure(12, "Not Implemented")
 
 
-def node_answer(node: NodeQueries, path: str, query: Iterable[tuple[str, str]]) -> tuple[int, Any]:
+def node_answer(
+    node: NodeQueries, path: str, query: Iterable[tuple[str, str]], *, height: int | None = None
+) -> tuple[int, Any]:
     """The same with the node's own routes as well."""
     for pattern, method in _COMPILED_NODE:
         match = pattern.match(path)
         if match is not None:
             request, response = node.types[method]
             return _answered(request, response, [*match.groupdict().items(), *query], node.methods[method])
-    return answer(node.chain, path, query)
+    return answer(node.chain, path, query, height=height)
 
 
-def _at_tip(chain: Devnet, method: str) -> Callable[[bytes], bytes]:
-    return lambda raw: chain.query(method, raw)
+def _at(chain: Devnet, method: str, height: int | None) -> Callable[[bytes], bytes]:
+    return lambda raw: chain.query(method, raw, height=height)
 
 
 def _answered(

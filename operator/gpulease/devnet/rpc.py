@@ -233,6 +233,9 @@ class Rpc:
         answer |= {"proofOps": None, "height": "0", "codespace": ""}
         try:
             value = self._query(path, data, height)
+        except errors.HeightError as error:
+            found = error.error
+            return {"response": {**answer, "code": found.code, "log": found.text, "codespace": found.codespace}}
         except errors.QueryError as error:
             if error.code == errors.UNIMPLEMENTED:
                 code, log = 6, "unknown query path: unknown request"

@@ -337,13 +337,15 @@ class DevnetServer:
         app.router.add_get("/{path:.*}", self._rest_query)
         return app
 
-    def _json(self, body: Any, status: int = 200) -> web.Response:
-        headers = {"Grpc-Metadata-X-Cosmos-Block-Height": str(self.chain.height)}
+    def _json(self, body: Any, status: int = 200, height: int | None = None) -> web.Response:
+        headers = {"Grpc-Metadata-X-Cosmos-Block-Height": str(height or self.chain.height)}
         return web.json_response(body, status=status, headers=headers)
 
     async def _rest_query(self, request: web.Request) -> web.Response:
-        status, body = routes.node_answer(self.rpc.node, request.path, request.query.items())
-        return self._json(body, status)
+        asked = request.headers.get(grpc_server.HEIGHT_KEY, "")
+        height = int(asked) if asked.isdecimal() else None
+        status, body = routes.node_answer(self.rpc.node, request.path, request.query.items(), height=height)
+        return self._json(body, status, height)
 
     async def _rest_broadcast(self, request: web.Request) -> web.Response:
         return await self._rest_tx_call(request, f"/{node_queries.TX}/BroadcastTx")

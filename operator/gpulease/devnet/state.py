@@ -13,6 +13,7 @@ from typing import Any
 from sortedcontainers import SortedDict
 
 _ABSENT = object()
+Undo = tuple[str, Any, Any]  # table, key, the value before
 
 
 class State:
@@ -20,7 +21,7 @@ class State:
 
     def __init__(self) -> None:
         self._tables: dict[str, SortedDict] = {}
-        self._journal: list[tuple[str, Any, Any]] | None = None
+        self._journal: list[Undo] | None = None
 
     def table(self, name: str) -> SortedDict:
         table = self._tables.get(name)
@@ -77,8 +78,18 @@ class State:
             else:
                 self._tables[name][key] = old
 
-    def end(self) -> None:
-        self._journal = None
+    def end(self) -> list[Undo]:
+        """Stop journaling; what :meth:`undo` needs to take the writes back later."""
+        journal, self._journal = self._journal or [], None
+        return journal
+
+    def undo(self, journal: list[Undo]) -> None:
+        """Take the writes of a journal back, by writes that a journal begun before this call notes in turn."""
+        for name, key, old in reversed(journal):
+            if old is _ABSENT:
+                self.delete(name, key)
+            else:
+                self.put(name, key, old)
 
     def dump(self) -> dict[str, list[tuple[Any, Any]]]:
         """Every table's items, for snapshots."""
