@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from gpulease.devnet import genesis
 from gpulease.devnet.chain import Devnet
 from gpulease.devnet.serve import DevnetServer
 from gpulease.units import NS_PER_S
-from tests.rig.cache import build_lock, cache_dir, digest
+from tests.rig.cache import cache_dir, digest
 
 pytestmark = pytest.mark.contract
 
@@ -33,13 +34,15 @@ def client() -> Path:
     version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
     if int(version.lstrip("v").split(".")[0]) < LEAST_NODE:
         pytest.fail(f"Node.js {version} is installed; this test needs {LEAST_NODE} or later")
-    lock = [SOURCE / "package.json", SOURCE / "package-lock.json"]
-    home = cache_dir() / "chain-sdk" / digest(*lock)[:16]
-    with build_lock():
+    named = [SOURCE / "package.json", SOURCE / "package-lock.json"]
+    home = cache_dir() / "chain-sdk" / digest(*named)[:16]
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with (home.parent / "lock").open("w") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_EX)
         if not (home / "installed").exists():
             shutil.rmtree(home, ignore_errors=True)
-            home.mkdir(parents=True)
-            for path in lock:
+            home.mkdir()
+            for path in named:
                 shutil.copy(path, home)
             command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
             done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
