@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from cryptography.x509.oid import NameOID
@@ -15,49 +19,56 @@ from gpulease.devnet.context import Context
 from gpulease.pb.akash.cert.v1 import cert_pb2
 
 _CERTS = "cert/certificates"
+_BAD_KEY, _BAD_CERT = "invalid pubkey value", "invalid certificate value"
 
 
-def _der(pem: bytes, label: str) -> bytes | None:
-    import base64
-    import binascii
+_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n(.*?)-----END \1-----[ \t]*\r?\n?", re.DOTALL)
 
-    head, tail = f"-----BEGIN {label}-----".encode(), f"-----END {label}-----".encode()
-    start, end = pem.find(head), pem.find(tail)
-    if start != 0 or end < 0 or pem[end + len(tail) :].strip():
-        return None
+
+def _block(pem: bytes, value: str, label: str, code: int) -> bytes:
+    """The one PEM block of ``pem``; ``value`` and ``code`` are the module's words for what it should have been."""
+    match = _PEM.search(pem)
+    if match is None or match.end() != len(pem):
+        raise errors.cert(code, value)
     try:
-        return base64.b64decode(pem[len(head) : end].replace(b"\n", b"").replace(b"\r", b""), validate=True)
+        der = base64.b64decode(re.sub(rb"\s", b"", match[2]), validate=True)
     except binascii.Error:
-        return None
+        raise errors.cert(code, value) from None
+    if match[1] != label.encode():
+        raise errors.undefined(f"{value}: invalid pem block type")
+    return der
 
 
 def check(owner: str, cert_pem: bytes, pubkey_pem: bytes) -> int:
-    """The certificate's serial; raises the module's error for one that breaks a rule."""
-    der = _der(cert_pem, "CERTIFICATE")
-    if der is None:
-        raise errors.cert(6, "invalid certificate value")
-    try:
-        parsed = x509.load_der_x509_certificate(der)
-    except ValueError:
-        raise errors.cert(6, "invalid certificate value") from None
-    key_der = _der(pubkey_pem, "EC PUBLIC KEY")
-    if key_der is None:
-        raise errors.cert(7, "invalid pubkey value")
+    """The certificate's serial; raises the module's error for one that breaks a rule. The key is looked at first."""
+    key_der = _block(pubkey_pem, _BAD_KEY, "EC PUBLIC KEY", 7)
     try:
         key = load_der_public_key(key_der)
-    except ValueError:
-        raise errors.cert(7, "invalid pubkey value") from None
-    algorithm = parsed.signature_hash_algorithm
-    if not isinstance(key, ec.EllipticCurvePublicKey) or algorithm is None:
-        raise errors.cert(7, "invalid pubkey value")
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise errors.undefined(f"{_BAD_KEY}: {error}") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise errors.undefined(f"{_BAD_KEY}: invalid public key type")
+    cert_der = _block(cert_pem, _BAD_CERT, "CERTIFICATE", 6)
     try:
-        key.verify(parsed.signature, parsed.tbs_certificate_bytes, ec.ECDSA(algorithm))
+        parsed = x509.load_der_x509_certificate(cert_der)
+    except ValueError as error:
+        raise errors.undefined(f"x509: {error}") from None
+    try:
+        key.verify(parsed.signature, parsed.tbs_certificate_bytes, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature:
-        raise errors.cert(6, "invalid certificate value") from None
+        raise errors.undefined(f"{_BAD_CERT}: invalid certificate signature") from None
     names = parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    if not names or str(names[0].value) != owner:
-        raise errors.undefined("invalid certificate value: CommonName does not match owner")
+    name = str(names[-1].value) if names else ""
+    if addresses.decode(name) is None:
+        raise errors.undefined(f"{_BAD_CERT}: {addresses.problem(name)}")
+    if name != owner:
+        raise errors.undefined(f"{_BAD_CERT}: CommonName does not match owner")
     return parsed.serial_number
+
+
+def serial_number(text: str) -> int | None:
+    """A serial in decimal digits, None for anything else."""
+    return int(text) if re.match(r"^[+-]?[0-9]+\Z", text) else None
 
 
 def _key(owner: str, serial: int) -> tuple[bytes, bytes]:
@@ -75,10 +86,7 @@ def msg_create(ctx: Context, msg: Any) -> None:
 
 
 def msg_revoke(ctx: Context, msg: Any) -> None:
-    try:
-        key = _key(msg.id.owner, int(msg.id.serial))
-    except ValueError:
-        raise errors.cert(5, "invalid serial") from None
+    key = _key(msg.id.owner, abs(int(msg.id.serial)))
     found = ctx.state.get(_CERTS, key)
     if found is None:
         raise errors.cert(1, "certificate not found")

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from gpulease.devnet import addresses, ante, auth, bank, bme, errors, genesis, oracle, queries, router
+import structlog
+
+from gpulease.devnet import addresses, ante, auth, bank, bme, errors, feegrant, genesis, oracle, queries, router
 from gpulease.devnet.context import Context, Event
-from gpulease.devnet.state import State
+from gpulease.devnet.state import Overlay, State, Undo
 from gpulease.units import NS_PER_S, Coin, Dec
 
+log = structlog.get_logger(__name__)
 MIN_GAS_PRICE = Dec.of("0.0025")
 MAX_MEMPOOL_TXS = 5000
 ALREADY_IN_CACHE = 19
+# A mistake of ours in one message must not stop the chain; the real one recovers from a panic just so.
+_UNFORESEEN = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 _GAS_BASE, _GAS_PER_BYTE, _GAS_PER_EVENT = 40_000, 10, 1_500
 
 
@@ -50,26 +56,36 @@ def tx_hash(raw: bytes) -> bytes:
 
 
 class Devnet:
-    """One chain in memory. Blocks older than ``keep_blocks`` are pruned; state is kept at the tip only."""
+    """One chain in memory. Blocks older than ``keep_blocks`` are pruned, states older than ``keep_states`` blocks."""
 
-    def __init__(self, *, chain_id: str, params: dict[str, dict[str, Any]], keep_blocks: int = 100_000) -> None:
+    def __init__(
+        self,
+        *,
+        chain_id: str,
+        params: dict[str, dict[str, Any]],
+        keep_blocks: int = 100_000,
+        keep_states: int = 100,
+    ) -> None:
         self.chain_id = chain_id
         self.height = 0
         self.time_ns = 0
         self.params = params
         self.state = State()
         self.keep_blocks = keep_blocks
+        self._undo: deque[list[Undo]] = deque(maxlen=keep_states)  # what each of the last blocks has written
         self.mempool: OrderedDict[bytes, bytes] = OrderedDict()
         self._blocks: dict[int, BlockResult] = {}
-        self._empty_times: dict[int, int] = {}
+        self._first = 1
         self._txs: dict[bytes, tuple[int, int]] = {}
+        self._checked: Overlay = Overlay(self.state)
 
     @classmethod
     def from_genesis(cls, raw: Mapping[str, Any], *, keep_blocks: int = 100_000) -> Devnet:
         """From the genesis document's form in the recordings."""
         chain = cls(chain_id=str(raw["chain_id"]), params=genesis.params(raw), keep_blocks=keep_blocks)
         chain.time_ns = genesis.time_ns(str(raw["genesis_time"]))
-        chain.height = int(raw.get("initial_height", 1)) - 1
+        chain._first = int(raw.get("initial_height", 1))
+        chain.height = chain._first - 1
         genesis.load(chain.context(), raw)
         return chain
 
@@ -85,23 +101,17 @@ class Devnet:
     # --- transactions ------------------------------------------------------------------------------------------
 
     def check_tx(self, raw: bytes) -> TxResult:
-        """CheckTx against the tip's state; effects of waiting transactions of the same signer are counted in."""
-        self.state.begin()
-        try:
-            ctx = self.context()
-            for waiting in self.mempool.values():
-                self._replay_ante(ctx, waiting)
-            return self._run(ctx, raw, checking=True, deliver=False)
-        finally:
-            self.state.rollback()
-            self.state.end()
+        """CheckTx: against the tip's state, in which waiting transactions have paid and used their sequences."""
+        result = self._check(raw)
+        self._checked.rollback()
+        self._checked.end()
+        return result
 
-    def _replay_ante(self, ctx: Context, raw: bytes) -> None:
-        mark = self.state.mark()
-        try:
-            ante.run(ctx, ante.decode(raw), checking=False, min_gas_price=Dec(), simulate=True)
-        except errors.ModuleError:
-            self.state.rollback(mark)
+    def _check(self, raw: bytes) -> TxResult:
+        """Leaves the check's journal open, for the caller to keep or undo its effects."""
+        self._checked.begin()
+        ctx = Context(self._checked, self.chain_id, self.height, self.time_ns, self.params)
+        return self._run(ctx, raw, checking=True, deliver=False)
 
     def add_to_mempool(self, raw: bytes) -> TxResult:
         """CheckTx and, when it passes, wait for the next block. The same bytes again: code 19 of ``sdk``."""
@@ -110,10 +120,31 @@ class Devnet:
             return TxResult(ALREADY_IN_CACHE, "sdk", "tx already in mempool", b"", 0, 0, ())
         if len(self.mempool) >= MAX_MEMPOOL_TXS:
             return TxResult(20, "sdk", "mempool is full", b"", 0, 0, ())
-        result = self.check_tx(raw)
+        result = self._check(raw)
         if result.code == 0:
             self.mempool[key] = raw
+        else:
+            self._checked.rollback()
+        self._checked.end()
         return result
+
+    def forget_waiting(self) -> None:
+        """Empty the mempool, as a node that restarts without its own."""
+        self.mempool.clear()
+        self._checked = Overlay(self.state)
+
+    def _recheck(self) -> None:
+        """After a block, or any other change of the state: what waits must still pass, in its order."""
+        self._checked = Overlay(self.state)
+        for key, raw in list(self.mempool.items()):
+            self._checked.begin()
+            ctx = Context(self._checked, self.chain_id, self.height, self.time_ns, self.params)
+            try:
+                ante.run(ctx, ante.decode(raw), checking=True, min_gas_price=MIN_GAS_PRICE, verify=False)
+            except errors.ModuleError:
+                self._checked.rollback()
+                del self.mempool[key]
+            self._checked.end()
 
     def simulate(self, raw: bytes) -> TxResult:
         self.state.begin()
@@ -141,9 +172,11 @@ class Devnet:
         except errors.ModuleError as error:
             self.state.rollback(mark)
             return TxResult(error.code, error.codespace, error.text, b"", wanted, self._gas(raw, kept), tuple(kept))
-        except errors.Panic as error:
+        except (errors.Panic, *_UNFORESEEN) as error:
             self.state.rollback(mark)
             text = f"recovered: {error}"
+            if not isinstance(error, errors.Panic):
+                log.error("a message failed in a way that the chain has no words for", exc_info=error)
             return TxResult(111222, "undefined", text, b"", wanted, self._gas(raw, kept), tuple(kept))
         data = queries.tx_data(responses)
         return TxResult(0, "", "", data, wanted, self._gas(raw, ctx.events), tuple(ctx.events))
@@ -155,36 +188,44 @@ class Devnet:
     # --- blocks ------------------------------------------------------------------------------------------------
 
     def apply_block(
-        self, txs: Sequence[bytes], *, time_ns: int, out_of_gas: frozenset[bytes] = frozenset()
+        self,
+        txs: Sequence[bytes],
+        *,
+        time_ns: int,
+        out_of_gas: frozenset[bytes] = frozenset(),
+        unpaid: frozenset[bytes] = frozenset(),
     ) -> BlockResult:
         """Execute one block at the next height; the chain's tip moves to it.
 
         ``out_of_gas`` holds hashes of transactions that a recording says ran out of gas, which this machine cannot
-        find out by itself: their messages are not run.
+        find out by itself: their messages are not run. ``unpaid`` are those among them that ran out before their fee
+        was taken: nothing of them stays.
         """
         height = self.height + 1
+        self.state.begin()
         auth.prune_nonces(self.context(height=height, time_ns=time_ns))
         results: list[tuple[bytes, TxResult]] = []
         for index, raw in enumerate(txs):
             ctx = self.context(height=height, time_ns=time_ns)
-            self.state.begin()
-            result = self._run(ctx, raw, checking=False, deliver=tx_hash(raw) not in out_of_gas)
-            if result.code != 0 and not result.events:
-                self.state.rollback()
-            self.state.end()
-            results.append((raw, result))
+            mark = self.state.mark()
             key = tx_hash(raw)
+            result = self._run(ctx, raw, checking=False, deliver=key not in out_of_gas)
+            if (result.code != 0 and not result.events) or key in unpaid:
+                self.state.rollback(mark)
+            results.append((raw, result))
             self._txs[key] = (height, index)
             self.mempool.pop(key, None)
         ending = self.context(height=height, time_ns=time_ns)
         bme.end_block(ending)
         oracle.end_block(ending)
+        feegrant.end_block(ending)
+        self._undo.append(self.state.end())
         ended = tuple(event.with_attribute("mode", "EndBlock") for event in ending.events)
         block = BlockResult(height, time_ns, tuple(results), ended)
         self.height, self.time_ns = height, time_ns
         self._blocks[height] = block
         self._prune()
-        self._drop_expired()
+        self._recheck()
         return block
 
     def advance(self, blocks: int = 1, *, block_time_ns: int = NS_PER_S) -> None:
@@ -198,20 +239,9 @@ class Devnet:
             for raw, _ in old.txs:
                 self._txs.pop(tx_hash(raw), None)
 
-    def _drop_expired(self) -> None:
-        """Recheck: a waiting transaction whose time is over leaves the mempool."""
-        for key, raw in list(self.mempool.items()):
-            try:
-                tx = ante.decode(raw)
-            except errors.ModuleError:
-                del self.mempool[key]
-                continue
-            if tx.body.HasField("timeout_timestamp") and ante.timeout_ns(tx) < self.time_ns:
-                del self.mempool[key]
-
     @property
     def earliest_height(self) -> int:
-        return max(self.height - self.keep_blocks + 1, min(self._blocks, default=1))
+        return max(self.height - self.keep_blocks + 1, self._first)
 
     def block(self, height: int) -> BlockResult | None:
         return self._blocks.get(height)
@@ -226,12 +256,26 @@ class Devnet:
     # --- reading -----------------------------------------------------------------------------------------------
 
     def query(self, method: str, request: bytes, *, height: int | None = None) -> bytes:
-        """One gRPC query at the tip; ``QueryError`` otherwise. Older state is pruned."""
-        if height not in (None, 0, self.height):
-            raise errors.QueryError(
-                errors.INVALID_ARGUMENT, f"failed to load state at height {height}; only the tip is kept"
-            )
-        return queries.run(self.context(), method, request)
+        """One gRPC query, at the tip or at a height whose state is still kept; ``QueryError`` otherwise."""
+        if height in (None, 0, self.height):
+            return queries.run(self.context(), method, request)
+        assert height is not None
+        back = self.height - height
+        if back < 0:
+            words = "cannot query with height in the future; please provide a valid height: invalid height"
+            raise errors.HeightError(errors.sdk(26, words))
+        block = self._blocks.get(height)
+        if back > len(self._undo) or block is None:
+            words = f"failed to load state at height {height}; version does not exist (latest height: {self.height})"
+            raise errors.HeightError(errors.sdk(38, f"{words}: not found"))
+        self.state.begin()
+        try:
+            for journal in islice(reversed(self._undo), back):
+                self.state.undo(journal)
+            return queries.run(self.context(height=height, time_ns=block.time_ns), method, request)
+        finally:
+            self.state.rollback()
+            self.state.end()
 
     def balance(self, address: str, denom: str) -> int:
         return bank.balance(self.context(), address, denom)
@@ -239,16 +283,20 @@ class Devnet:
     def faucet(self, address: str, coins: Sequence[Coin]) -> None:
         """Credit coins out of nothing: test chains only."""
         ctx = self.context()
-        if auth.get(ctx, address) is None:
-            auth.create(ctx, address)
+        self.state.begin()
+        auth.ensure(ctx, address)
         for coin in coins:
             bank.issue(ctx, address, coin)
+        written = self.state.end()
+        if self._undo:
+            self._undo[-1].extend(written)
+        self._recheck()
 
     def module_balance(self, module: str) -> list[Coin]:
         return bank.balances(self.context(), addresses.module(module))
 
     def snapshot(self) -> bytes:
-        """Everything, as bytes that :meth:`restore` reads back."""
+        """Everything but older states, as bytes that :meth:`restore` reads back."""
         return pickle.dumps(
             (
                 self.chain_id,
@@ -259,13 +307,16 @@ class Devnet:
                 list(self.mempool.items()),
                 self._blocks,
                 self._txs,
+                self._first,
             )
         )
 
     def restore(self, blob: bytes) -> None:
         """From :meth:`snapshot`'s bytes, which must come from a trusted place: they are unpickled."""
-        (chain_id, self.height, self.time_ns, self.params, dump, waiting, blocks, txs) = pickle.loads(blob)
+        (chain_id, self.height, self.time_ns, self.params, dump, waiting, blocks, txs, first) = pickle.loads(blob)
         self.chain_id = chain_id
         self.state.load(dump)
         self.mempool = OrderedDict(waiting)
-        self._blocks, self._txs = blocks, txs
+        self._blocks, self._txs, self._first = blocks, txs, first
+        self._undo.clear()
+        self._recheck()

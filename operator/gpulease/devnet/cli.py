@@ -1,4 +1,4 @@
-"""The verbs ``gpulease devnet`` and ``gpulease devnet replay``."""
+"""The verbs ``gpulease devnet``, ``gpulease devnet replay`` and ``gpulease devnet faucet``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 import os
 import secrets
 import signal
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Annotated
 
@@ -15,12 +17,14 @@ import typer
 
 from gpulease.devnet import addresses
 from gpulease.devnet import replay as replays
+from gpulease.devnet.faucet import FAUCET_LIMIT
 from gpulease.devnet.serve import DevnetServer, open_chain
 from gpulease.units import UACT, UAKT, Coin
 
 app = typer.Typer(help="The embedded chain, for trials and tests.", invoke_without_command=True)
 NAMES = ("provider", "provider-hot", "tenant", "faucet")
 FUNDS = 1_000_000_000_000
+_FAUCET_TIMEOUT_S = 10
 
 
 @app.callback()
@@ -34,6 +38,7 @@ def serve(
     grpc_port: int = 9090,
     rest_port: int = 1317,
     account: Annotated[list[str] | None, typer.Option(help="NAME=HEXKEY: a further funded account.")] = None,
+    faucet_limit: Annotated[int, typer.Option(min=0, help="Units of a coin per address.")] = FAUCET_LIMIT,
 ) -> None:
     """Serve a chain whose accounts (HOME/keys.json, test keys) are funded in its genesis."""
     if ctx.invoked_subcommand is not None:
@@ -53,6 +58,7 @@ def serve(
         rest_port=rest_port,
         block_time_ms=block_time_ms,
         home=home,
+        faucet_limit=faucet_limit,
     )
     asyncio.run(_run(server, home / "keys.json"))
 
@@ -100,10 +106,37 @@ async def _run(server: DevnetServer, keys: Path) -> None:
 
 @app.command()
 def replay(folders: Annotated[list[Path], typer.Argument(help="Folders with a recording each.")]) -> None:
-    """Feed recordings of the real chain to ours and compare; exit 1 if anything differs."""
-    good = True
+    """Feed recordings of the real chain to ours and compare; exit 1 if anything differs, 2 if one cannot be read."""
+    found = []
     for folder in folders:
-        text, equal = replays.report(replays.run(folder))
-        print(f"{folder.name}\n{text}")
-        good = good and equal
-    raise typer.Exit(0 if good else 1)
+        try:
+            found.append(replays.run(folder))
+        except replays.BadRecording as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from None
+        print(f"{folder.name}\n{replays.report(found[-1])[0]}")
+    wrong, compared = replays.counts(found)
+    if len(found) > 1:
+        print(f"all {len(found)}\n{replays.verdict(wrong, compared)}")
+    raise typer.Exit(0 if wrong == 0 and compared > 0 else 1)
+
+
+@app.command()
+def faucet(
+    address: str,
+    coins: Annotated[list[str], typer.Argument(help="Amounts with their denomination, as 5000000uact.")],
+    rest: Annotated[str, typer.Option(help="The running devnet's REST endpoint.")] = "http://127.0.0.1:1317",
+) -> None:
+    """Ask a running devnet for coins."""
+    body = json.dumps({"address": address, "coins": coins}).encode()
+    request = urllib.request.Request(f"{rest.rstrip('/')}/faucet", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=_FAUCET_TIMEOUT_S) as response:
+            given = json.load(response)
+    except urllib.error.HTTPError as error:
+        typer.echo(f"refused: {json.load(error).get('message', error.reason)}", err=True)
+        raise typer.Exit(1) from None
+    except (OSError, ValueError) as error:
+        typer.echo(f"{rest} does not answer: {error}", err=True)
+        raise typer.Exit(2) from None
+    print(f"{given['address']} has been given {', '.join(given['coins'])}")

@@ -11,7 +11,7 @@ from gpulease.pb.akash.deployment.v1 import group_pb2 as group_id_pb2
 from gpulease.pb.akash.deployment.v1beta4 import group_pb2
 from gpulease.pb.akash.escrow.id.v1 import id_pb2
 from gpulease.pb.akash.escrow.types.v1 import account_pb2
-from gpulease.units import NS_PER_S, UAKT
+from gpulease.units import UACT, UAKT
 
 _DEPLOYMENTS = "deployment/deployments"
 _GROUPS = "deployment/groups"
@@ -59,13 +59,16 @@ def msg_create(ctx: Context, msg: Any) -> None:
     if get(ctx, msg.id) is not None:
         raise errors.deployment(3, "Deployment exists")
     _check_deposit(ctx, msg)
+    _check_reclamation(ctx, msg)
     names: set[str] = set()
     for spec in msg.groups:
         if spec.name in names:
             words = f"duplicate deployment group name {spec.name}: duplicate group name: Invalid groups"
             raise errors.deployment(7, words)
         names.add(spec.name)
-    _check_reclamation(ctx, msg)
+    denom = msg.groups[0].resources[0].price.denom
+    if denom != UACT:
+        raise errors.deployment(24, f"unsupported denomination {denom}: invalid price")
     deposits = escrow.authorize_deposits(ctx, msg.id.owner, msg.deposit, id_pb2.deployment)
     made = deployment_pb2.Deployment(id=msg.id, state=ACTIVE, hash=msg.hash, created_at=ctx.height)
     if msg.HasField("reclamation"):
@@ -83,25 +86,26 @@ def msg_create(ctx: Context, msg: Any) -> None:
 
 
 def _check_deposit(ctx: Context, msg: Any) -> None:
+    """Enough of a denomination that is known; and never uakt, which only a later top-up may bring."""
     amount = msg.deposit.amount
-    for minimum in ctx.params["deployment"]["min_deposits"]:
-        if minimum["denom"] == amount.denom:
-            if amount.denom == UAKT:
-                break
-            if int(amount.amount or "0") < int(minimum["amount"]):
-                words = f"Deposit too low - {amount.amount} < {minimum['amount']}{minimum['denom']}: Deposit invalid"
-                raise errors.deployment(20, words)
-            return
-    raise errors.deployment(20, "Deposit invalid")
+    least = next((m for m in ctx.params["deployment"]["min_deposits"] if m["denom"] == amount.denom), None)
+    if least is None:
+        raise errors.undefined(f"Deposit invalid: Invalid deposit denomination {amount.denom}")
+    if int(amount.amount or "0") < int(least["amount"]):
+        words = f"Deposit too low - {amount.amount or 0} < {least['amount']}{least['denom']}: Deposit invalid"
+        raise errors.deployment(20, words)
+    if amount.denom == UAKT:
+        raise errors.deployment(20, "Deposit invalid")
 
 
 def _check_reclamation(ctx: Context, msg: Any) -> None:
     if not msg.HasField("reclamation"):
         return
-    window_ns = msg.reclamation.min_window.seconds * NS_PER_S + msg.reclamation.min_window.nanos
+    window_ns = msg.reclamation.min_window.ToNanoseconds()
     low, high = market.reclamation_bounds_ns(ctx)
     if not low <= window_ns <= high:
-        raise errors.market(39, "reclamation window invalid")
+        side = "below governance minimum" if window_ns < low else "above governance maximum"
+        raise errors.deployment(26, f"min_window {side}: invalid reclamation configuration")
 
 
 def msg_update(ctx: Context, msg: Any) -> None:

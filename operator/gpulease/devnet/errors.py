@@ -31,6 +31,23 @@ class QueryError(GpuleaseError):
         self.message = message
 
 
+class HeightError(QueryError):
+    """A height whose state is not there: ``abci_query`` shows the module's error itself."""
+
+    def __init__(self, error: ModuleError) -> None:
+        answer = refused(error)
+        super().__init__(answer.code, answer.message)
+        self.error = error
+
+
+def refused(error: ModuleError) -> QueryError:
+    """A module's error as gRPC shows it: its own words first, then what it wraps."""
+    wrapped, _, own = error.text.rpartition(": ")
+    text = f"{own}: {wrapped}" if wrapped else own
+    return QueryError(2, f"codespace {error.codespace} code {error.code}: {text}")
+
+
+UNKNOWN = 2
 NOT_FOUND = 5
 INVALID_ARGUMENT = 3
 UNIMPLEMENTED = 12

@@ -429,8 +429,9 @@ def _refund(ctx: Context, account: account_pb2.Account) -> None:
         if not Dec() < amount:
             continue
         whole = amount.truncate()
-        if whole:
-            bank.send(ctx, escrow_address, depositor.owner, [Coin(depositor.balance.denom, whole)])
+        # Less than one unit is still "sent": a transfer of no coins, with its events.
+        coins = [Coin(depositor.balance.denom, whole)] if whole else []
+        bank.send(ctx, escrow_address, depositor.owner, coins)
         if depositor.source == deposit_pb2.grant:
             authz.restore_deposit(
                 ctx, granter=depositor.owner, grantee=account.state.owner, coin=Coin(depositor.balance.denom, whole)
@@ -450,10 +451,5 @@ def _save_payments(ctx: Context, payments: list[Any]) -> None:
 
 
 def msg_account_deposit(ctx: Context, msg: Any) -> None:
-    account = get_account(ctx, msg.id)
-    if account is None:
-        raise errors.escrow(3, "account not found")
-    if account.state.state == CLOSED:
-        raise errors.escrow(2, "account closed")
     deposits = authorize_deposits(ctx, msg.signer, msg.deposit, msg.id.scope)
     account_deposit(ctx, msg.id, deposits)

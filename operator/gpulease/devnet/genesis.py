@@ -10,8 +10,6 @@ from gpulease.devnet import addresses, auth, bank, bme, oracle
 from gpulease.devnet.context import Context
 from gpulease.units import NS_PER_S, Coin
 
-MODULE_ACCOUNTS = ("fee_collector", "escrow", "bme")
-
 
 def time_ns(text: str) -> int:
     """RFC 3339 with up to 9 fraction digits."""
@@ -37,8 +35,8 @@ def load(ctx: Context, raw: Mapping[str, Any]) -> None:
     for entry in app["bank"]["balances"]:
         for coin in entry["coins"]:
             bank.issue(ctx, entry["address"], Coin(coin["denom"], int(coin["amount"])))
-    for name in MODULE_ACCOUNTS:
-        auth.create(ctx, addresses.module(name), module=name)
+    for name in auth.GENESIS_MODULES:
+        auth.ensure(ctx, addresses.module(name))
     oracle.load(ctx)
     bme.load(ctx, app["bme"].get("state") or {})
 

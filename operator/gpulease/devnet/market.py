@@ -80,7 +80,8 @@ def lease_payment(lease: Any) -> id_pb2.Payment:
 
 
 def _seconds_ns(text: str) -> int:
-    return int(float(text.removesuffix("s")) * NS_PER_S)
+    whole, _, fraction = text.removesuffix("s").partition(".")
+    return int(whole) * NS_PER_S + int(fraction.ljust(9, "0") or "0")
 
 
 def reclamation_bounds_ns(ctx: Context) -> tuple[int, int]:
@@ -105,7 +106,7 @@ def create_order(ctx: Context, gid: Any, spec: Any, parent: deployment_pb2.Deplo
     existing = orders_of_group(ctx, gid)
     for order in existing:
         if order.state in (Order.open, Order.active):
-            raise errors.market(23 if order.state == Order.active else 14, "order active")
+            raise errors.undefined("order active: create order: active order exists")
     oid = order_id_pb2.OrderID(owner=gid.owner, dseq=gid.dseq, gseq=gid.gseq, oseq=len(existing) + 1)
     order = Order(id=oid, state=Order.open, spec=spec, created_at=ctx.height)
     if parent.HasField("reclamation"):
@@ -176,16 +177,13 @@ def msg_create_bid(ctx: Context, msg: Any) -> None:
 
 def _check_deposit(params: dict[str, Any], msg: Any) -> None:
     amount = msg.deposit.amount
-    sources = ", ".join("balance" if s == 1 else "grant" for s in msg.deposit.sources)
-    for minimum in params["bid_min_deposits"]:
-        if minimum["denom"] == amount.denom:
-            if int(amount.amount or "0") < int(minimum["amount"]):
-                shown = f"{{{amount.amount}{amount.denom} [{sources}]}}"
-                raise errors.undefined(
-                    f"deposit invalid: minimum:{minimum['amount']}{minimum['denom']} received:{shown}"
-                )
-            return
-    raise errors.undefined(f"deposit invalid: mismatched denominations: {amount.denom}")
+    sources = " ".join("balance" if s == 1 else "grant" for s in msg.deposit.sources)
+    least = next((int(m["amount"]) for m in params["bid_min_deposits"] if m["denom"] == amount.denom), 0)
+    if not least:
+        raise errors.undefined(f"deposit invalid: unsupported denom {amount.denom}")
+    if int(amount.amount or "0") < least:
+        shown = f"{{{amount.amount or 0}{amount.denom} [{sources}]}}"
+        raise errors.undefined(f"deposit invalid: minimum:{least}{amount.denom} received:{shown}")
 
 
 def _check_order_open(order: Order) -> None:
@@ -208,14 +206,17 @@ def _check_price(order: Order, msg: Any) -> None:
 def _check_offer(order: Order, msg: Any) -> None:
     if not msg.resources_offer:
         return
-    wanted = {unit.resource.id: unit.count for unit in order.spec.resources}
-    offered: dict[int, int] = {}
+    wanted: dict[int, int | None] = {unit.resource.id: unit.count for unit in order.spec.resources}
     for offer in msg.resources_offer:
-        if offer.resources.id in offered:
-            raise errors.market(5, "attribute mismatch")
-        offered[offer.resources.id] = offer.count
-    if offered != wanted:
-        raise errors.market(5, "attribute mismatch")
+        if offer.resources.id not in wanted:
+            raise errors.market(32, "capabilities mismatch")
+        count = wanted[offer.resources.id]
+        if count is None:
+            # Bug: a unit that is offered twice is looked up as nil the second time.
+            raise errors.Panic("runtime error: invalid memory address or nil pointer dereference")
+        wanted[offer.resources.id] = None
+        if count != offer.count:
+            raise errors.market(32, "capabilities mismatch")
 
 
 def _check_provider(ctx: Context, order: Order, address: str) -> None:
@@ -240,7 +241,7 @@ def _check_bid_window(ctx: Context, order: Order, msg: Any) -> None:
         if window_ns < least.seconds * NS_PER_S + least.nanos:
             raise errors.market(41, "reclamation window shorter than order minimum")
     if offered and not low <= window_ns <= high:
-        raise errors.market(39, "reclamation window invalid")
+        raise errors.market(39, "reclamation window outside governance bounds")
 
 
 def msg_close_bid(ctx: Context, msg: Any) -> None:
@@ -294,12 +295,12 @@ def msg_create_lease(ctx: Context, msg: Any) -> None:
     if order is None:
         raise errors.market(15, "invalid order: order not found")
     if order.state != Order.open:
-        raise errors.market(13, "order not open")
+        raise errors.market(13, "bid: order not open")
     group = deployment.get_group(ctx, msg.bid_id)
     if group is None:
         raise errors.market(16, "group not found")
     if group.state != deployment.G_OPEN:
-        raise errors.market(14, "group not open")
+        raise errors.market(17, "group not open")
     lid = _as_lease_id(msg.bid_id)
     escrow.payment_create(ctx, lease_payment(lid), lid.provider, bid.price)
     lease = Lease(id=lid, state=Lease.active, price=bid.price, created_at=ctx.height)
@@ -350,7 +351,7 @@ def msg_close_lease(ctx: Context, msg: Any) -> None:
         raise errors.market(11, "bid not active")
     lease = get_lease(ctx, msg.id)
     if lease is None:
-        raise errors.market(17, "invalid lease: lease not found")
+        raise errors.market(20, "invalid lease: lease not found")
     if lease.state not in (Lease.active, Lease.reclaiming):
         raise errors.market(24, "order closed")
     _close_lease(ctx, lease, Lease.closed, types_pb2.lease_closed_owner)
@@ -371,7 +372,7 @@ def msg_start_reclaim(ctx: Context, msg: Any) -> None:
     if lease.state != Lease.active:
         raise errors.market(10, "lease not active")
     if not lease.HasField("reclamation"):
-        raise errors.market(35, "lease has no reclamation window")
+        raise errors.market(35, "lease does not have reclamation configured")
     updated = Lease()
     updated.CopyFrom(lease)
     updated.state = Lease.reclaiming

@@ -59,12 +59,10 @@ def capabilities_met(spec: Any, own: Mapping[str, str]) -> bool:
 
 
 def _storage_met(wanted: Any, own: Mapping[str, str]) -> bool:
+    """Some numbered group ``capabilities/storage/<n>/...`` has all that is wanted."""
     groups: dict[str, dict[str, str]] = {}
     for key, value in own.items():
-        parts = key.split("/")
-        if len(parts) == 4 and parts[:2] == ["capabilities", "storage"]:
-            groups.setdefault(parts[2], {})[parts[3]] = value
-    need = {a.key: a.value for a in wanted}
-    if need.get("class") == "ram":
-        return True
-    return any(all(have.get(k) == v for k, v in need.items()) for have in groups.values())
+        parts = key.removeprefix("capabilities/").split("/")
+        if key.startswith("capabilities/storage") and len(parts) == 3:
+            groups.setdefault(parts[1], {})[parts[2]] = value
+    return any(_all(wanted, have) for have in groups.values())

@@ -42,7 +42,9 @@ def msg_update(ctx: Context, msg: Any) -> None:
 
 
 def msg_delete(ctx: Context, msg: Any) -> None:
-    raise errors.provider(5, "NOTIMPLEMENTED: internal error")
+    if get(ctx, msg.owner) is None:
+        raise errors.provider(3, f"id: {msg.owner}: invalid provider: address not found")
+    raise errors.provider(10, "NOTIMPLEMENTED: internal error")
 
 
 def audited(ctx: Context, owner: str) -> dict[str, dict[str, str]]:
@@ -76,10 +78,15 @@ def msg_unsign(ctx: Context, msg: Any) -> None:
     key = (addresses.decode(msg.owner) or b"", addresses.decode(msg.auditor) or b"")
     old: audit_pb2.AuditedProvider | None = ctx.state.get(_AUDITED, key)
     if old is None:
-        raise errors.ModuleError("audit", 1, "provider not found")
-    left = [] if not msg.keys else [a for a in old.attributes if a.key not in set(msg.keys)]
-    if msg.keys and len(left) == len(old.attributes):
-        raise errors.ModuleError("audit", 3, "attribute not found")
+        raise errors.ModuleError("audit", 1, "invalid provider: address not found")
+    known = {a.key for a in old.attributes} if msg.keys else set()
+    for name in msg.keys:
+        if name not in known:
+            where = f'for auditor/provider "{msg.auditor}/{msg.owner}"'
+            words = f'trying to delete non-existing attribute "{name}" {where}: attribute not found'
+            raise errors.ModuleError("audit", 3, words)
+        known.remove(name)
+    left = [a for a in old.attributes if a.key in known]
     if left:
         entry = audit_pb2.AuditedProvider(owner=msg.owner, auditor=msg.auditor)
         for attribute in left:

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError, Message
 
 import gpulease.pb  # noqa: F401  (registers cosmos.*)
 from gpulease.devnet import (
+    addresses,
     certs,
     cosmos_queries,
     deployment,
@@ -21,7 +22,7 @@ from gpulease.devnet import (
 )
 from gpulease.devnet.context import Context
 from gpulease.devnet.cosmos_queries import Method
-from gpulease.devnet.paging import page, state_number
+from gpulease.devnet.paging import indexed_page, number_key, page, state_number, text_key
 from gpulease.pb.akash.audit.v1 import query_pb2 as audit_query
 from gpulease.pb.akash.cert.v1 import cert_pb2
 from gpulease.pb.akash.cert.v1 import query_pb2 as cert_query
@@ -71,11 +72,39 @@ def _matches(id_: Any, filters: Any) -> bool:
     return True
 
 
-def _filtered(items: Iterable[Any], filters: Any, enum: Any) -> list[Any]:
-    """Matching items, by state then key: the order of the chain's state-prefixed indexes."""
-    state = state_number(enum, filters.state)
-    found = [x for x in items if _matches(x.id, filters) and state in (None, x.state)]
-    return sorted(found, key=lambda x: x.state)
+def _order_key(id_: Any) -> bytes:
+    return text_key(id_.owner) + number_key(id_.dseq, 8) + number_key(id_.gseq, 4) + number_key(id_.oseq, 4)
+
+
+def _bid_key(id_: Any) -> bytes:
+    return _order_key(id_) + text_key(id_.provider) + number_key(id_.bseq, 4)
+
+
+def _page(
+    items: Iterable[Any], req: Any, *, enum: Any, key_of: Callable[[Any], bytes], path: int, mark: bytes
+) -> tuple[list[Any], Any]:
+    """A page of what matches the request's filters."""
+    return indexed_page(
+        [x for x in items if _matches(x.id, req.filters)],
+        req.pagination,
+        enum=enum,
+        state=req.filters.state,
+        state_of=lambda x: int(x.state),
+        key_of=lambda x: key_of(x.id),
+        path=path,
+        state_mark=mark,
+    )
+
+
+def _path(filters: Any) -> int:
+    """Bids and leases are found through their owner (2), their provider (1) or their state (0)."""
+    return 2 if filters.owner else 1 if filters.provider else 0
+
+
+def _known(id_: Any, *fields: str) -> None:
+    for field in fields:
+        if addresses.decode(getattr(id_, field)) is None:
+            raise errors.QueryError(errors.INVALID_ARGUMENT, f"invalid {field} address")
 
 
 # --- akash ---------------------------------------------------------------------------------------------------------
@@ -89,14 +118,21 @@ def _deployment_answer(ctx: Context, found: deployment_pb2.Deployment) -> deploy
 
 
 def deployments(ctx: Context, req: Any) -> Any:
-    found = _filtered(deployment.all_deployments(ctx), req.filters, deployment_pb2.Deployment.State)
-    chosen, paging = page(found, req.pagination)
+    chosen, paging = _page(
+        deployment.all_deployments(ctx),
+        req,
+        enum=deployment_pb2.Deployment.State,
+        key_of=lambda id_: text_key(id_.owner) + number_key(id_.dseq, 8),
+        path=1 if req.filters.owner else 0,
+        mark=b"",
+    )
     return deployment_query.QueryDeploymentsResponse(
         deployments=[_deployment_answer(ctx, d) for d in chosen], pagination=paging
     )
 
 
 def one_deployment(ctx: Context, req: Any) -> Any:
+    _known(req.id, "owner")
     found = deployment.get(ctx, req.id)
     if found is None:
         raise errors.QueryError(errors.NOT_FOUND, "Deployment not found")
@@ -104,6 +140,7 @@ def one_deployment(ctx: Context, req: Any) -> Any:
 
 
 def one_group(ctx: Context, req: Any) -> Any:
+    _known(req.id, "owner")
     found = deployment.get_group(ctx, req.id)
     if found is None:
         raise errors.QueryError(errors.NOT_FOUND, "Group not found")
@@ -111,11 +148,13 @@ def one_group(ctx: Context, req: Any) -> Any:
 
 
 def orders(ctx: Context, req: Any) -> Any:
-    chosen, paging = page(_filtered(market.orders(ctx), req.filters, order_pb2.Order.State), req.pagination)
+    path = 1 if req.filters.owner else 0
+    chosen, paging = _page(market.orders(ctx), req, enum=order_pb2.Order.State, key_of=_order_key, path=path, mark=b"")
     return market_query.QueryOrdersResponse(orders=chosen, pagination=paging)
 
 
 def one_order(ctx: Context, req: Any) -> Any:
+    _known(req.id, "owner")
     found = market.get_order(ctx, req.id)
     if found is None:
         raise errors.QueryError(errors.NOT_FOUND, "order not found")
@@ -128,11 +167,13 @@ def _bid_answer(ctx: Context, found: bid_pb2.Bid) -> market_query.QueryBidRespon
 
 
 def bids(ctx: Context, req: Any) -> Any:
-    chosen, paging = page(_filtered(market.bids(ctx), req.filters, bid_pb2.Bid.State), req.pagination)
+    path = _path(req.filters)
+    chosen, paging = _page(market.bids(ctx), req, enum=bid_pb2.Bid.State, key_of=_bid_key, path=path, mark=b"\0")
     return market_query.QueryBidsResponse(bids=[_bid_answer(ctx, b) for b in chosen], pagination=paging)
 
 
 def one_bid(ctx: Context, req: Any) -> Any:
+    _known(req.id, "owner", "provider")
     found = market.get_bid(ctx, req.id)
     if found is None:
         raise errors.QueryError(errors.NOT_FOUND, "bid not found")
@@ -145,11 +186,13 @@ def _lease_answer(ctx: Context, found: lease_pb2.Lease) -> market_query.QueryLea
 
 
 def leases(ctx: Context, req: Any) -> Any:
-    chosen, paging = page(_filtered(market.leases(ctx), req.filters, lease_pb2.Lease.State), req.pagination)
+    path = _path(req.filters)
+    chosen, paging = _page(market.leases(ctx), req, enum=lease_pb2.Lease.State, key_of=_bid_key, path=path, mark=b"\0")
     return market_query.QueryLeasesResponse(leases=[_lease_answer(ctx, x) for x in chosen], pagination=paging)
 
 
 def one_lease(ctx: Context, req: Any) -> Any:
+    _known(req.id, "owner", "provider")
     found = market.get_lease(ctx, req.id)
     if found is None:
         raise errors.QueryError(errors.NOT_FOUND, "lease not found")
@@ -175,25 +218,27 @@ def _deployment_params(ctx: Context, req: Any) -> Any:
     return deployment_query.QueryParamsResponse(params=answer)
 
 
+def _escrow_page(items: Iterable[Any], req: Any, key_of: Callable[[Any], str]) -> tuple[list[Any], Any]:
+    """Accounts or payments by state; ``xid`` is a prefix of the store's key, scope included."""
+    return indexed_page(
+        [x for x in items if not req.xid or key_of(x.id).startswith(req.xid)],
+        req.pagination,
+        enum=state_pb2.State,
+        state=req.state,
+        state_of=lambda x: int(x.state.state),
+        key_of=lambda x: key_of(x.id).encode(),
+        path=0,
+        state_mark=b"",
+    )
+
+
 def escrow_accounts(ctx: Context, req: Any) -> Any:
-    state = state_number(state_pb2.State, req.state)
-    found = [
-        a
-        for a in escrow.all_accounts(ctx)
-        if state in (None, a.state.state) and (not req.xid or escrow.account_key(a.id).startswith(req.xid))
-    ]
-    chosen, paging = page(found, req.pagination)
+    chosen, paging = _escrow_page(escrow.all_accounts(ctx), req, escrow.account_key)
     return escrow_query.QueryAccountsResponse(accounts=chosen, pagination=paging)
 
 
 def escrow_payments(ctx: Context, req: Any) -> Any:
-    state = state_number(state_pb2.State, req.state)
-    found = [
-        p
-        for p in escrow.all_payments(ctx)
-        if state in (None, p.state.state) and (not req.xid or escrow.payment_key(p.id).startswith(req.xid))
-    ]
-    chosen, paging = page(found, req.pagination)
+    chosen, paging = _escrow_page(escrow.all_payments(ctx), req, escrow.payment_key)
     return escrow_query.QueryPaymentsResponse(payments=chosen, pagination=paging)
 
 

@@ -73,12 +73,12 @@ def unpack(packed: Any) -> Message:
     try:
         cls = message_class(url.removeprefix("/"))
     except KeyError:
-        raise sdk(2, f"unable to resolve type URL {url}: tx parse error") from None
+        raise sdk(2, f"unable to resolve type URL {url}: tx parse error: tx parse error") from None
     message = cls()
     try:
         message.ParseFromString(packed.value)
     except DecodeError as error:
-        raise sdk(2, f"errors decoding {url}: {error}: tx parse error") from error
+        raise sdk(2, f"errors decoding {url}: {error}: tx parse error: tx parse error") from error
     return message
 
 

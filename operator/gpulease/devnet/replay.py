@@ -8,18 +8,20 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from gpulease.devnet import addresses, errors, genesis, routes
+from gpulease.devnet import addresses, genesis, routes
 from gpulease.devnet.chain import Devnet, TxResult, tx_hash
 from gpulease.devnet.context import Event
-from gpulease.devnet.exemptions import is_exempt, is_exempt_end_event, same_refusal
+from gpulease.devnet.exemptions import is_exempt, is_exempt_end_event, paid_its_fee, same_refusal
+from gpulease.errors import GpuleaseError
 
 SHOWN_PER_KIND = 10
+FILES = ("genesis.json", "accounts.json", "blocks.jsonl.gz", "state.jsonl.gz", "rejects.json")
 KINDS = ("code", "data", "events", "log", "end events", "answer", "balance", "refusal")
 
 
@@ -50,8 +52,22 @@ def _log(text: str) -> str:
     return text.split("\n")[0].strip()
 
 
+class BadRecording(GpuleaseError):
+    """A folder that holds no recording, or one that cannot be read."""
+
+
 def run(folder: Path) -> dict[str, Tally]:
-    """Replay one recording; tallies by kind."""
+    """Replay one recording; tallies by kind. ``BadRecording`` where there is none to read."""
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise BadRecording(f"{folder} holds no recording: {', '.join(missing)} missing")
+    try:
+        return _replayed(folder)
+    except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise BadRecording(f"{folder}: a recording that cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _replayed(folder: Path) -> dict[str, Tally]:
     chain = Devnet.from_genesis(json.loads((folder / "genesis.json").read_text()))
     people = {name: entry["address"] for name, entry in json.loads((folder / "accounts.json").read_text()).items()}
     states = {entry["height"]: entry for entry in _lines(folder / "state.jsonl.gz")}
@@ -61,13 +77,15 @@ def run(folder: Path) -> dict[str, Tally]:
     tallies = {kind: Tally() for kind in KINDS}
     for block in _lines(folder / "blocks.jsonl.gz"):
         height = block["height"]
+        if height != chain.height + 1:
+            raise BadRecording(f"{folder}: the recording jumps from height {chain.height} to {height}")
+        exempt = [tx for tx in block["txs"] if is_exempt(tx)]
         result = chain.apply_block(
             [base64.b64decode(tx["tx"]) for tx in block["txs"]],
             time_ns=genesis.time_ns(block["time"]),
-            out_of_gas=frozenset(tx_hash(base64.b64decode(tx["tx"])) for tx in block["txs"] if is_exempt(tx)),
+            out_of_gas=_hashes(exempt),
+            unpaid=_hashes([tx for tx in exempt if not paid_its_fee(tx)]),
         )
-        if result.height != height:
-            raise errors.QueryError(errors.INTERNAL, f"recording jumps from {chain.height} to {height}")
         for tx, (_, ours) in zip(block["txs"], result.txs, strict=True):
             _compare_tx(tallies, height, tx, ours)
         if "end_events" in block:
@@ -77,6 +95,10 @@ def run(folder: Path) -> dict[str, Tally]:
         for reject in rejects.get(height, ()):
             _compare_reject(tallies["refusal"], chain, reject)
     return tallies
+
+
+def _hashes(txs: list[dict[str, Any]]) -> frozenset[bytes]:
+    return frozenset(tx_hash(base64.b64decode(tx["tx"])) for tx in txs)
 
 
 def _said(ours: TxResult) -> str:
@@ -155,7 +177,7 @@ def _json_difference(theirs: Any, ours: Any, at: str = "") -> str:
 def _compare_reject(tally: Tally, chain: Devnet, reject: dict[str, Any]) -> None:
     check = reject["check"]
     ours = chain.add_to_mempool(base64.b64decode(reject["tx"]))
-    chain.mempool.clear()
+    chain.forget_waiting()
     same = same_refusal(check, ours)
     tally.note(
         same,
@@ -165,12 +187,22 @@ def _compare_reject(tally: Tally, chain: Devnet, reject: dict[str, Any]) -> None
 
 def report(tallies: dict[str, Tally]) -> tuple[str, bool]:
     """The table as text, and whether everything was equal."""
-    lines = [f"{'kind':<10}{'compared':>10}{'equal':>10}"]
+    lines = [f"{'kind':<12}{'compared':>10}{'equal':>10}"]
     for kind, tally in tallies.items():
-        lines.append(f"{kind:<10}{tally.compared:>10}{tally.equal:>10}")
+        lines.append(f"{kind:<12}{tally.compared:>10}{tally.equal:>10}")
     for kind, tally in tallies.items():
         lines += [f"  {kind}: {words}" for words in tally.differences]
-    total = sum(t.compared for t in tallies.values())
-    wrong = total - sum(t.equal for t in tallies.values())
-    lines.append(f"mismatches {wrong} of {total}")
+    wrong, compared = counts([tallies])
+    lines.append(verdict(wrong, compared))
     return "\n".join(lines), wrong == 0
+
+
+def counts(replays: Iterable[dict[str, Tally]]) -> tuple[int, int]:
+    """(different, compared) over several replays."""
+    tallies = [tally for found in replays for tally in found.values()]
+    compared = sum(t.compared for t in tallies)
+    return compared - sum(t.equal for t in tallies), compared
+
+
+def verdict(wrong: int, compared: int) -> str:
+    return f"mismatches {wrong} of {compared}"

@@ -23,25 +23,30 @@ from gpulease.devnet import (
     registry,
 )
 from gpulease.devnet.context import Context
-from gpulease.units import Coin
 
 Handler = Callable[[Context, Any], Any]
-
-
-def _send(ctx: Context, msg: Any) -> None:
-    coins = [Coin(c.denom, int(c.amount)) for c in msg.amount]
-    if any(coin.amount <= 0 for coin in coins) or not coins:
-        raise errors.sdk(10, f"{bank.text(coins)}: invalid coins")
-    bank.msg_send(ctx, msg.from_address, msg.to_address, coins)
 
 
 def _exec(ctx: Context, msg: Any) -> Message:
     return authz.msg_exec(ctx, msg, signer_of=ante.signer_of, run=run)
 
 
+# Modules of the real chain that this one has no part of: their messages can be granted there, so here too.
+_ELSEWHERE = ("cosmos.gov.", "cosmos.staking.", "cosmos.distribution.", "cosmos.slashing.", "cosmos.bank.", "ibc.")
+
+
+def _grant(ctx: Context, msg: Any) -> None:
+    def handled(url: str) -> bool:
+        name = url.removeprefix("/")
+        return name in HANDLERS or (name.startswith(_ELSEWHERE) and ".Msg" in name)
+
+    authz.msg_grant(ctx, msg, handled=handled)
+
+
 HANDLERS: dict[str, Handler] = {
-    "cosmos.bank.v1beta1.MsgSend": _send,
-    "cosmos.authz.v1beta1.MsgGrant": authz.msg_grant,
+    "cosmos.bank.v1beta1.MsgSend": bank.msg_send,
+    "cosmos.bank.v1beta1.MsgMultiSend": bank.msg_multi_send,
+    "cosmos.authz.v1beta1.MsgGrant": _grant,
     "cosmos.authz.v1beta1.MsgRevoke": authz.msg_revoke,
     "cosmos.authz.v1beta1.MsgExec": _exec,
     "cosmos.feegrant.v1beta1.MsgGrantAllowance": feegrant.msg_grant,

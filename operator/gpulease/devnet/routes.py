@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from gpulease.devnet import errors, queries, registry
+from gpulease.devnet import errors, node_queries, queries, registry
 from gpulease.devnet.chain import Devnet
+from gpulease.devnet.node_queries import NodeQueries
 from gpulease.devnet.render import to_json
 
 _HTTP_OF_GRPC = {0: 200, 2: 500, 3: 400, 5: 404, 12: 501, 13: 500}
@@ -47,6 +48,12 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/cosmos/bank/v1beta1/balances/{address}", "/cosmos.bank.v1beta1.Query/AllBalances"),
     ("/cosmos/bank/v1beta1/balances/{address}/by_denom", "/cosmos.bank.v1beta1.Query/Balance"),
     ("/cosmos/bank/v1beta1/spendable_balances/{address}", "/cosmos.bank.v1beta1.Query/SpendableBalances"),
+    ("/cosmos/bank/v1beta1/params", "/cosmos.bank.v1beta1.Query/Params"),
+    (
+        "/cosmos/bank/v1beta1/spendable_balances/{address}/by_denom",
+        "/cosmos.bank.v1beta1.Query/SpendableBalanceByDenom",
+    ),
+    ("/cosmos/bank/v1beta1/supply/by_denom", "/cosmos.bank.v1beta1.Query/SupplyOf"),
     ("/cosmos/bank/v1beta1/supply", "/cosmos.bank.v1beta1.Query/TotalSupply"),
     ("/cosmos/auth/v1beta1/accounts/{address}", "/cosmos.auth.v1beta1.Query/Account"),
     ("/cosmos/auth/v1beta1/params", "/cosmos.auth.v1beta1.Query/Params"),
@@ -55,27 +62,76 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/cosmos/authz/v1beta1/grants/grantee/{grantee}", "/cosmos.authz.v1beta1.Query/GranteeGrants"),
     ("/cosmos/feegrant/v1beta1/allowance/{granter}/{grantee}", "/cosmos.feegrant.v1beta1.Query/Allowance"),
     ("/cosmos/feegrant/v1beta1/allowances/{grantee}", "/cosmos.feegrant.v1beta1.Query/Allowances"),
+    ("/cosmos/feegrant/v1beta1/issued/{granter}", "/cosmos.feegrant.v1beta1.Query/AllowancesByGranter"),
 )
-_COMPILED = tuple(
-    (re.compile("^" + re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path) + "$"), method) for path, method in ROUTES
+NODE_ROUTES: tuple[tuple[str, str], ...] = (
+    ("/akash/discovery/v1/info", f"/{node_queries.DISCOVERY}/GetInfo"),
+    ("/cosmos/base/node/v1beta1/config", f"/{node_queries.NODE}/Config"),
+    ("/cosmos/base/tendermint/v1beta1/node_info", f"/{node_queries.TENDERMINT}/GetNodeInfo"),
+    ("/cosmos/base/tendermint/v1beta1/syncing", f"/{node_queries.TENDERMINT}/GetSyncing"),
+    ("/cosmos/base/tendermint/v1beta1/blocks/latest", f"/{node_queries.TENDERMINT}/GetLatestBlock"),
+    ("/cosmos/base/tendermint/v1beta1/blocks/{height}", f"/{node_queries.TENDERMINT}/GetBlockByHeight"),
+    ("/cosmos/base/tendermint/v1beta1/validatorsets/latest", f"/{node_queries.TENDERMINT}/GetLatestValidatorSet"),
+    ("/cosmos/tx/v1beta1/txs", f"/{node_queries.TX}/GetTxsEvent"),
+    ("/cosmos/tx/v1beta1/txs/{hash}", f"/{node_queries.TX}/GetTx"),
 )
 
 
-def answer(chain: Devnet, path: str, query: Iterable[tuple[str, str]]) -> tuple[int, Any]:
-    """HTTP status and JSON body of one GET."""
+def _compiled(routes: tuple[tuple[str, str], ...]) -> tuple[tuple[re.Pattern[str], str], ...]:
+    return tuple(
+        (re.compile("^" + re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path) + "$"), method) for path, method in routes
+    )
+
+
+_COMPILED, _COMPILED_NODE = _compiled(ROUTES), _compiled(NODE_ROUTES)
+
+
+def answer(chain: Devnet, path: str, query: Iterable[tuple[str, str]], *, height: int | None = None) -> tuple[int, Any]:
+    """HTTP status and JSON body of one GET of a module's query, at the tip or at a kept height."""
     for pattern, method in _COMPILED:
         match = pattern.match(path)
-        if match is None:
-            continue
-        try:
-            request = queries.METHODS[method][0]()
-            for name, value in [*match.groupdict().items(), *query]:
-                _set(request, name, value)
-            raw = chain.query(method, request.SerializeToString())
-        except errors.QueryError as error:
-            return _HTTP_OF_GRPC.get(error.code, 500), failure(error.code, error.message)
-        return 200, to_json(_response_class(method).FromString(raw))
+        if match is not None:
+            cls = queries.METHODS[method][0]
+            return _answered(
+                cls, _response_class(method), [*match.groupdict().items(), *query], _at(chain, method, height)
+            )
     return 501, failure(12, "Not Implemented")
+
+
+def node_answer(
+    node: NodeQueries, path: str, query: Iterable[tuple[str, str]], *, height: int | None = None
+) -> tuple[int, Any]:
+    """The same with the node's own routes as well."""
+    for pattern, method in _COMPILED_NODE:
+        match = pattern.match(path)
+        if match is not None:
+            request, response = node.types[method]
+            return _answered(request, response, [*match.groupdict().items(), *query], node.methods[method])
+    return answer(node.chain, path, query, height=height)
+
+
+def _at(chain: Devnet, method: str, height: int | None) -> Callable[[bytes], bytes]:
+    return lambda raw: chain.query(method, raw, height=height)
+
+
+def _answered(
+    request_class: type[Message],
+    response_class: type[Message],
+    parameters: Iterable[tuple[str, str]],
+    call: Callable[[bytes], bytes],
+) -> tuple[int, Any]:
+    try:
+        request = request_class()
+        for name, value in parameters:
+            _set(request, name, value)
+        raw = call(request.SerializeToString())
+    except errors.QueryError as error:
+        return http_status(error.code), failure(error.code, error.message)
+    return 200, to_json(response_class.FromString(raw))
+
+
+def http_status(grpc_code: int) -> int:
+    return _HTTP_OF_GRPC.get(grpc_code, 500)
 
 
 def failure(code: int, message: str) -> dict[str, Any]:
@@ -98,8 +154,11 @@ def _set(message: Any, name: str, value: str) -> None:
         _set(getattr(message, head), rest, value)
         return
     try:
-        setattr(message, head, _parsed(field, value))
-    except (ValueError, TypeError) as error:
+        if field.label == FieldDescriptor.LABEL_REPEATED:
+            getattr(message, head).append(_parsed(field, value))
+        else:
+            setattr(message, head, _parsed(field, value))
+    except (ValueError, TypeError, KeyError) as error:
         raise errors.QueryError(errors.INVALID_ARGUMENT, f"parsing field {name!r}: {error}") from error
 
 
@@ -110,6 +169,8 @@ def _parsed(field: FieldDescriptor, value: str) -> Any:
         return int(value)
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return value.lower() in ("1", "t", "true")
+    if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
+        return field.enum_type.values_by_name[value].number if not value.isdecimal() else int(value)
     if field.type == FieldDescriptor.TYPE_BYTES:
         return base64.b64decode(value.replace("-", "+").replace("_", "/"))
     return value

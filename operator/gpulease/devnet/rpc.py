@@ -1,6 +1,7 @@
 """CometBFT's JSON-RPC: POST and GET over HTTP, and the websocket, in its shapes (0.38).
 
-Block and application hashes are digests of our own: they chain and are stable, but are not CometBFT's merkle roots.
+Data hashes are CometBFT's. Block, commit and application hashes and the validator's signatures are digests of our own:
+they chain and are stable, but a light client would not accept them.
 """
 
 from __future__ import annotations
@@ -8,17 +9,48 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gpulease.devnet import errors
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from gpulease.devnet import addresses, errors
 from gpulease.devnet.chain import BlockResult, Devnet, TxResult, tx_hash
 from gpulease.devnet.context import Event
-from gpulease.devnet.render import timestamp_text
+from gpulease.devnet.node_queries import NODE_VERSION, NodeQueries, versions
+from gpulease.devnet.render import timestamp_text, to_json
 from gpulease.devnet.search import matching_txs
 from gpulease.units import NS_PER_S
 
 VERSION = "0.38.19"
+CONSENSUS_HASH = "048091BC7DDC283F77BFBF91D73C44DA58C3DF8A9CBC867405D8B7F3DAADA22F"
+MAX_SEARCH_PAGE, SEARCH_PAGE = 100, 30
+_SHOWN_WAITING = 30
+MAX_METAS = 20
+_SDK_CODE_OF_GRPC = {errors.NOT_FOUND: (22, "key not found")}
+_INVALID_REQUEST = (18, "invalid request")
+_GRPC_NAMES = {2: "Unknown", 3: "InvalidArgument", 5: "NotFound", 12: "Unimplemented", 13: "Internal"}
+_POSITIONS: dict[str, tuple[str, ...]] = {
+    "abci_query": ("path", "data", "height", "prove"),
+    "block": ("height",),
+    "block_results": ("height",),
+    "blockchain": ("minHeight", "maxHeight"),
+    "commit": ("height",),
+    "header": ("height",),
+    "validators": ("height", "page", "per_page"),
+    "consensus_params": ("height",),
+    "tx": ("hash", "prove"),
+    "tx_search": ("query", "prove", "page", "per_page", "order_by"),
+    "broadcast_tx_sync": ("tx",),
+    "broadcast_tx_async": ("tx",),
+    "broadcast_tx_commit": ("tx",),
+    "unconfirmed_txs": ("limit",),
+}
+_BLOCK_PARAMS: dict[str, Any] = {
+    "block": {"max_bytes": "22020096", "max_gas": "-1"},
+    "evidence": {"max_age_num_blocks": "100000", "max_age_duration": "172800000000000", "max_bytes": "1048576"},
+    "validator": {"pub_key_types": ["ed25519"]},
+}
 INTERNAL, METHOD_NOT_FOUND, INVALID_PARAMS = -32603, -32601, -32602
 
 
@@ -38,6 +70,16 @@ def internal(data: str) -> RpcError:
 
 def digest(*parts: object) -> str:
     return hashlib.sha256("/".join(str(p) for p in parts).encode()).hexdigest().upper()
+
+
+def merkle(leaves: Sequence[bytes]) -> bytes:
+    """The root of RFC 6962's tree, which CometBFT's data hash is."""
+    if not leaves:
+        return hashlib.sha256(b"").digest()
+    if len(leaves) == 1:
+        return hashlib.sha256(b"\0" + leaves[0]).digest()
+    split = 1 << (len(leaves) - 1).bit_length() - 1
+    return hashlib.sha256(b"\1" + merkle(leaves[:split]) + merkle(leaves[split:])).digest()
 
 
 def time_text(time_ns: int) -> str:
@@ -69,6 +111,12 @@ class Rpc:
 
     def __init__(self, chain: Devnet) -> None:
         self.chain = chain
+        self.node = NodeQueries(self)
+        key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(chain.chain_id.encode()).digest())
+        self.validator_pubkey = key.public_key().public_bytes_raw()
+        raw = hashlib.sha256(self.validator_pubkey).digest()[:20]
+        self.validator_address = raw.hex().upper()
+        self.validator_account = addresses.encode(raw, addresses.PREFIX + "valcons")
         self._methods: dict[str, Callable[[Mapping[str, Any]], Any]] = {
             "health": lambda _: {},
             "status": self.status,
@@ -85,7 +133,8 @@ class Rpc:
             "tx": self.tx,
             "tx_search": self.tx_search,
             "broadcast_tx_sync": self.broadcast_sync,
-            "broadcast_tx_async": self.broadcast_sync,
+            "broadcast_tx_async": self.broadcast_async,
+            "akash": self.akash,
             "unconfirmed_txs": self.unconfirmed,
             "num_unconfirmed_txs": self.unconfirmed,
         }
@@ -102,15 +151,15 @@ class Rpc:
         if not isinstance(request, dict) or "method" not in request:
             return {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": "Invalid request"}}
         base = {"jsonrpc": "2.0", "id": request.get("id", -1)}
-        params = request.get("params") or {}
+        method = str(request["method"])
         try:
-            return {**base, "result": self.call(str(request["method"]), params if isinstance(params, dict) else {})}
+            return {**base, "result": self.call(method, named_params(method, request.get("params")))}
         except RpcError as error:
             return {**base, "error": error.body}
 
     # --- node --------------------------------------------------------------------------------------------------
 
-    def _node_info(self) -> dict[str, Any]:
+    def node_info(self) -> dict[str, Any]:
         return {
             "protocol_version": {"p2p": "8", "block": "11", "app": "0"},
             "id": digest(self.chain.chain_id)[:40].lower(),
@@ -126,24 +175,31 @@ class Rpc:
         chain = self.chain
         first = max(chain.earliest_height, 1)
         return {
-            "node_info": self._node_info(),
+            "node_info": self.node_info(),
             "sync_info": {
                 "latest_block_hash": self.block_hash(chain.height),
-                "latest_app_hash": self.app_hash(chain.height),
+                "latest_app_hash": self.app_hash(chain.height - 1),
                 "latest_block_height": str(chain.height),
                 "latest_block_time": time_text(chain.time_ns),
                 "earliest_block_hash": self.block_hash(first),
-                "earliest_app_hash": self.app_hash(first),
+                "earliest_app_hash": self.app_hash(first - 1),
                 "earliest_block_height": str(first),
                 "earliest_block_time": time_text(self._time_of(first)),
                 "catching_up": False,
             },
-            "validator_info": {
-                "address": digest(chain.chain_id, "validator")[:40],
-                "pub_key": {"type": "tendermint/PubKeyEd25519", "value": base64.b64encode(b"\0" * 32).decode()},
-                "voting_power": "1",
-            },
+            "validator_info": self._validator(),
         }
+
+    def _validator(self) -> dict[str, Any]:
+        key = {"type": "tendermint/PubKeyEd25519", "value": base64.b64encode(self.validator_pubkey).decode()}
+        return {"address": self.validator_address, "pub_key": key, "voting_power": "1"}
+
+    def akash(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """The discovery document in Go's JSON, where an empty list is null."""
+        found: dict[str, Any] = to_json(versions(self.chain.chain_id))
+        for version in found["supported_versions"]:
+            version["features"] = version["features"] or None
+        return found
 
     def _time_of(self, height: int) -> int:
         block = self.chain.block(height)
@@ -160,7 +216,7 @@ class Rpc:
         return {
             "response": {
                 "data": "akash",
-                "version": "2.1.0",
+                "version": NODE_VERSION,
                 "last_block_height": str(self.chain.height),
                 "last_block_app_hash": app_hash,
             }
@@ -172,14 +228,28 @@ class Rpc:
             data = bytes.fromhex(str(params.get("data", "")).removeprefix("0x"))
         except ValueError:
             raise RpcError(INVALID_PARAMS, "Invalid params", "data is not hexadecimal") from None
-        height = int(params.get("height") or 0)
-        base = {"info": "", "index": "0", "key": None, "proofOps": None, "height": str(self.chain.height)}
+        height = _whole(params, "height", 0)
+        answer: dict[str, Any] = {"code": 0, "log": "", "info": "", "index": "0", "key": None, "value": None}
+        answer |= {"proofOps": None, "height": "0", "codespace": ""}
         try:
-            value = self.chain.query(path, data, height=height or None)
+            value = self._query(path, data, height)
+        except errors.HeightError as error:
+            found = error.error
+            return {"response": {**answer, "code": found.code, "log": found.text, "codespace": found.codespace}}
         except errors.QueryError as error:
-            return {"response": {**base, "code": error.code, "log": error.message, "value": None, "codespace": "sdk"}}
-        encoded = base64.b64encode(value).decode()
-        return {"response": {**base, "code": 0, "log": "", "value": encoded, "codespace": ""}}
+            if error.code == errors.UNIMPLEMENTED:
+                code, log = 6, "unknown query path: unknown request"
+            else:
+                code, words = _SDK_CODE_OF_GRPC.get(error.code, _INVALID_REQUEST)
+                log = f"rpc error: code = {_GRPC_NAMES.get(error.code, 'Unknown')} desc = {error.message}: {words}"
+            return {"response": {**answer, "code": code, "log": log, "codespace": "sdk"}}
+        encoded = base64.b64encode(value).decode() or None
+        return {"response": {**answer, "value": encoded, "height": str(height or self.chain.height)}}
+
+    def _query(self, path: str, data: bytes, height: int) -> bytes:
+        if path in self.node.methods:
+            return self.node.methods[path](data)
+        return self.chain.query(path, data, height=height or None)
 
     # --- blocks ------------------------------------------------------------------------------------------------
 
@@ -208,19 +278,19 @@ class Rpc:
             "chain_id": chain_id,
             "height": str(height),
             "time": time_text(block.time_ns),
-            "last_block_id": self._block_id(height - 1),
+            "last_block_id": self.block_id(height - 1),
             "last_commit_hash": digest(chain_id, "commit", height),
-            "data_hash": digest(*(tx_hash(raw).hex() for raw, _ in block.txs)),
+            "data_hash": merkle([tx_hash(raw) for raw, _ in block.txs]).hex().upper(),
             "validators_hash": digest(chain_id, "validators"),
             "next_validators_hash": digest(chain_id, "validators"),
-            "consensus_hash": digest(chain_id, "consensus"),
-            "app_hash": self.app_hash(height),
+            "consensus_hash": CONSENSUS_HASH,
+            "app_hash": self.app_hash(height - 1),
             "last_results_hash": digest(chain_id, "results", height),
-            "evidence_hash": digest("evidence"),
-            "proposer_address": digest(chain_id, "validator")[:40],
+            "evidence_hash": merkle([]).hex().upper(),
+            "proposer_address": self.validator_address,
         }
 
-    def _block_id(self, height: int) -> dict[str, Any]:
+    def block_id(self, height: int) -> dict[str, Any]:
         return {
             "hash": self.block_hash(height),
             "parts": {"total": 1, "hash": digest(self.chain.chain_id, "parts", height)},
@@ -231,17 +301,22 @@ class Rpc:
             "header": self.header_json(block),
             "data": {"txs": [base64.b64encode(raw).decode() for raw, _ in block.txs]},
             "evidence": {"evidence": []},
-            "last_commit": {
-                "height": str(block.height - 1),
-                "round": 0,
-                "block_id": self._block_id(block.height - 1),
-                "signatures": [],
-            },
+            "last_commit": self._commit(block.height - 1, block.time_ns),
         }
+
+    def _commit(self, height: int, time_ns: int) -> dict[str, Any]:
+        halves = (digest(self.chain.chain_id, "signature", height, half) for half in (0, 1))
+        signature = {
+            "block_id_flag": 2,
+            "validator_address": self.validator_address,
+            "timestamp": time_text(time_ns),
+            "signature": base64.b64encode(bytes.fromhex("".join(halves))).decode(),
+        }
+        return {"height": str(height), "round": 0, "block_id": self.block_id(height), "signatures": [signature]}
 
     def block(self, params: Mapping[str, Any]) -> dict[str, Any]:
         block = self._block(params)
-        return {"block_id": self._block_id(block.height), "block": self.block_json(block)}
+        return {"block_id": self.block_id(block.height), "block": self.block_json(block)}
 
     def block_results(self, params: Mapping[str, Any]) -> dict[str, Any]:
         block = self._block(params)
@@ -250,20 +325,20 @@ class Rpc:
             "txs_results": [tx_result_json(result) for _, result in block.txs] or None,
             "finalize_block_events": [event_json(e) for e in block.end_events],
             "validator_updates": None,
-            "consensus_param_updates": None,
+            "consensus_param_updates": {**_BLOCK_PARAMS, "version": {}, "abci": {}},
             "app_hash": base64.b64encode(bytes.fromhex(self.app_hash(block.height))).decode(),
         }
 
     def blockchain(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        top = min(int(params.get("maxHeight") or self.chain.height), self.chain.height)
-        low = max(int(params.get("minHeight") or 1), top - 19, self.chain.earliest_height)
+        top = min(_whole(params, "maxHeight", 0) or self.chain.height, self.chain.height)
+        low = max(_whole(params, "minHeight", 1), top - MAX_METAS + 1, self.chain.earliest_height)
         metas = []
         for height in range(top, low - 1, -1):
             block = self.chain.block(height)
             if block is not None:
                 metas.append(
                     {
-                        "block_id": self._block_id(height),
+                        "block_id": self.block_id(height),
                         "block_size": str(sum(len(raw) for raw, _ in block.txs)),
                         "header": self.header_json(block),
                         "num_txs": str(len(block.txs)),
@@ -273,17 +348,14 @@ class Rpc:
 
     def commit(self, params: Mapping[str, Any]) -> dict[str, Any]:
         block = self._block(params)
-        commit = {"height": str(block.height), "round": 0, "block_id": self._block_id(block.height), "signatures": []}
-        return {"signed_header": {"header": self.header_json(block), "commit": commit}, "canonical": True}
+        following = self.chain.block(block.height + 1)
+        commit = self._commit(block.height, following.time_ns if following is not None else block.time_ns)
+        canonical = following is not None
+        return {"signed_header": {"header": self.header_json(block), "commit": commit}, "canonical": canonical}
 
     def validators(self, params: Mapping[str, Any]) -> dict[str, Any]:
         block = self._block(params)
-        entry = {
-            "address": digest(self.chain.chain_id, "validator")[:40],
-            "pub_key": {"type": "tendermint/PubKeyEd25519", "value": base64.b64encode(b"\0" * 32).decode()},
-            "voting_power": "1",
-            "proposer_priority": "0",
-        }
+        entry = {**self._validator(), "proposer_priority": "0"}
         return {"block_height": str(block.height), "validators": [entry], "count": "1", "total": "1"}
 
     def consensus_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -291,13 +363,7 @@ class Rpc:
         return {
             "block_height": str(block.height),
             "consensus_params": {
-                "block": {"max_bytes": "22020096", "max_gas": "-1"},
-                "evidence": {
-                    "max_age_num_blocks": "100000",
-                    "max_age_duration": "172800000000000",
-                    "max_bytes": "1048576",
-                },
-                "validator": {"pub_key_types": ["ed25519"]},
+                **_BLOCK_PARAMS,
                 "version": {"app": "0"},
                 "abci": {"vote_extensions_enable_height": "0"},
             },
@@ -330,10 +396,17 @@ class Rpc:
         try:
             places = matching_txs(self.chain, str(params.get("query", "")))
         except ValueError as error:
-            raise internal(f"failed to parse query: {error}") from None
-        if str(params.get("order_by", "")) == "desc":
+            raise internal(str(error)) from None
+        order = str(params.get("order_by") or "")
+        if order not in ("", "asc", "desc"):
+            raise internal("expected order_by to be either `asc` or `desc` or empty")
+        if order == "desc":
             places.reverse()
-        page, size = max(int(params.get("page") or 1), 1), min(max(int(params.get("per_page") or 30), 1), 100)
+        size = _whole(params, "per_page", SEARCH_PAGE)
+        size = SEARCH_PAGE if size < 1 else min(size, MAX_SEARCH_PAGE)
+        page, pages = _whole(params, "page", 1), max(-(-len(places) // size), 1)
+        if not 1 <= page <= pages:
+            raise internal(f"page should be within [1, {pages}] range, given {page}")
         chosen = places[(page - 1) * size : page * size]
         return {"txs": [self.tx_json(*place) for place in chosen], "total_count": str(len(places))}
 
@@ -353,11 +426,30 @@ class Rpc:
             "hash": tx_hash(raw).hex().upper(),
         }
 
+    def broadcast_async(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Takes the bytes and says nothing of what CheckTx thinks of them."""
+        return {**self.broadcast_sync(params), "code": 0, "log": "", "codespace": ""}
+
     def unconfirmed(self, _: Mapping[str, Any]) -> dict[str, Any]:
         waiting = list(self.chain.mempool.values())
         size = str(sum(len(raw) for raw in waiting))
-        txs = [base64.b64encode(raw).decode() for raw in waiting[:30]]
+        txs = [base64.b64encode(raw).decode() for raw in waiting[:_SHOWN_WAITING]]
         return {"n_txs": str(len(txs)), "total": str(len(waiting)), "total_bytes": size, "txs": txs}
+
+
+def _whole(params: Mapping[str, Any], name: str, default: int) -> int:
+    value = params.get(name)
+    try:
+        return int(value) if value not in (None, "") else default
+    except (TypeError, ValueError):
+        raise RpcError(INVALID_PARAMS, "Invalid params", f"error converting json params: {name} {value!r}") from None
+
+
+def named_params(method: str, params: Any) -> Mapping[str, Any]:
+    """Parameters by name, whether they came so or in order."""
+    if isinstance(params, list):
+        return dict(zip(_POSITIONS.get(method, ()), params, strict=False))
+    return params if isinstance(params, dict) else {}
 
 
 def uri_params(query: Mapping[str, str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from gpulease.devnet import ante, errors, genesis, grpc_server, routes, search
+from gpulease.devnet import ante, errors, genesis, grpc_server, node_queries, routes, search
 from gpulease.devnet.chain import BlockResult, Devnet, TxResult, tx_hash
+from gpulease.devnet.faucet import FAUCET_LIMIT, Faucet, FaucetRefused
 from gpulease.devnet.render import to_json
-from gpulease.devnet.rpc import Rpc, RpcError, tx_result_json, uri_params
+from gpulease.devnet.rpc import Rpc, RpcError, event_json, named_params, tx_result_json, uri_params
 from gpulease.units import NS_PER_S, Coin
 
 from cosmos.base.abci.v1beta1 import abci_pb2  # noqa: F401  (its message is rendered by name)
@@ -26,6 +28,7 @@ from cosmos.base.abci.v1beta1 import abci_pb2  # noqa: F401  (its message is ren
 log = structlog.get_logger(__name__)
 MAX_SUBSCRIPTIONS = 5
 COMMIT_TIMEOUT_S = 30.0
+_UNKNOWN_QUERY = "subscription not found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,11 @@ class _Subscriber:
             self.queries.clear()
 
 
+def _without_defaults(result: dict[str, Any]) -> dict[str, Any]:
+    """Go leaves out what is empty where the websocket carries a result."""
+    return {key: value for key, value in result.items() if value not in (None, "", 0, "0", [])}
+
+
 class DevnetServer:
     """Serves one :class:`Devnet`. Port 0 means: the system chooses, see :attr:`endpoints`."""
 
@@ -63,9 +71,11 @@ class DevnetServer:
         rest_port: int = 0,
         block_time_ms: int = 1000,
         home: Path | None = None,
+        faucet_limit: int = FAUCET_LIMIT,
     ) -> None:
         self.chain = chain
         self.rpc = Rpc(chain)
+        self.faucet = Faucet(chain, faucet_limit)
         self._host = host
         self._ports = (rpc_port, grpc_port, rest_port)
         self._block_time_s = block_time_ms / 1000
@@ -87,7 +97,7 @@ class DevnetServer:
 
     async def start(self) -> None:
         rpc_port = await self._listen(self._rpc_app(), self._ports[0])
-        self._grpc = grpc_server.build(self.chain)
+        self._grpc = grpc_server.build(self.chain, self.rpc.node)
         grpc_port = self._grpc.add_insecure_port(f"{self._host}:{self._ports[1]}")
         await self._grpc.start()
         rest_port = await self._listen(self._rest_app(), self._ports[2])
@@ -160,22 +170,46 @@ class DevnetServer:
 
     def _matching(self, block: BlockResult, conditions: list[search.Condition]) -> list[tuple[Any, Any]]:
         kind = next((value for key, op, value in conditions if key == "tm.event" and op == "="), None)
-        if kind == "NewBlockHeader":
-            value = {"header": self.rpc.header_json(block)}
-            return [({"type": "tendermint/event/NewBlockHeader", "value": value}, {"tm.event": [kind]})]
-        if kind == "NewBlock":
-            value = {"block": self.rpc.block_json(block), "block_id": self.rpc._block_id(block.height)}
-            return [({"type": "tendermint/event/NewBlock", "value": value}, {"tm.event": [kind]})]
-        if kind != "Tx":
+        if kind == "Tx":
+            return self._matching_txs(block, conditions)
+        value = self._block_event(kind, block)
+        facts = search.block_facts(block, kind or "")
+        if value is None or not search.holds(facts, conditions):
             return []
+        shown = {"tm.event": [kind]} if kind == "NewBlockHeader" else facts
+        return [({"type": f"tendermint/event/{kind}", "value": value}, shown)]
+
+    def _block_event(self, kind: str | None, block: BlockResult) -> dict[str, Any] | None:
+        if kind == "NewBlockHeader":
+            return {"header": self.rpc.header_json(block)}
+        if kind == "NewBlock":
+            results = self.rpc.block_results({"height": block.height})
+            finalized = {
+                "events": results["finalize_block_events"],
+                "tx_results": [_without_defaults(r) for r in results["txs_results"] or ()],
+                "consensus_param_updates": results["consensus_param_updates"],
+                "app_hash": results["app_hash"],
+            }
+            return {
+                "block": self.rpc.block_json(block),
+                "block_id": self.rpc.block_id(block.height),
+                "result_finalize_block": {k: v for k, v in finalized.items() if v},
+            }
+        if kind == "NewBlockEvents":
+            events = [event_json(e) for e in block.end_events]
+            return {"height": str(block.height), "events": events, "num_txs": str(len(block.txs))}
+        return None
+
+    @staticmethod
+    def _matching_txs(block: BlockResult, conditions: list[search.Condition]) -> list[tuple[Any, Any]]:
         found = []
         for index, (raw, result) in enumerate(block.txs):
-            if not search.tx_matches(block, index, conditions):
+            facts = search.tx_facts(block, index)
+            if not search.holds(facts, conditions):
                 continue
-            body = {k: v for k, v in tx_result_json(result).items() if v not in (None, "", 0)}
-            tx = {"height": str(block.height), "index": index, "tx": base64.b64encode(raw).decode(), "result": body}
-            events = {"tm.event": ["Tx"], "tx.height": [str(block.height)], "tx.hash": [tx_hash(raw).hex().upper()]}
-            found.append(({"type": "tendermint/event/Tx", "value": {"TxResult": tx}}, events))
+            tx: dict[str, Any] = {"height": str(block.height), **({"index": index} if index else {})}
+            tx |= {"tx": base64.b64encode(raw).decode(), "result": _without_defaults(tx_result_json(result))}
+            found.append(({"type": "tendermint/event/Tx", "value": {"TxResult": tx}}, facts))
         return found
 
     # --- RPC ---------------------------------------------------------------------------------------------------
@@ -195,8 +229,7 @@ class DevnetServer:
             return web.json_response({"jsonrpc": "2.0", "id": None, "error": error}, status=500)
         if isinstance(body, list):
             return web.json_response([await self._rpc_answer(entry) for entry in body[:100]])
-        answer = await self._rpc_answer(body)
-        return web.json_response(answer, status=500 if "error" in answer else 200)
+        return web.json_response(await self._rpc_answer(body))
 
     async def _rpc_get(self, request: web.Request) -> web.Response:
         call = {"jsonrpc": "2.0", "id": -1, "method": request.match_info["method"]}
@@ -207,12 +240,15 @@ class DevnetServer:
         if isinstance(request, dict) and request.get("method") == "broadcast_tx_commit":
             base = {"jsonrpc": "2.0", "id": request.get("id", -1)}
             try:
-                return {**base, "result": await self._commit(request.get("params") or {})}
+                return {
+                    **base,
+                    "result": await self._commit(named_params("broadcast_tx_commit", request.get("params"))),
+                }
             except RpcError as error:
                 return {**base, "error": error.body}
         return self.rpc.answer(request)
 
-    async def _commit(self, params: dict[str, Any]) -> dict[str, Any]:
+    async def _commit(self, params: Mapping[str, Any]) -> dict[str, Any]:
         checked = self.rpc.broadcast_sync(params)
         if checked["code"] != 0:
             never_run = tx_result_json(TxResult(0, "", "", b"", 0, 0, ()))
@@ -270,7 +306,8 @@ class DevnetServer:
                     return {**base, "error": {"code": -32603, "message": "Internal error", "data": problem}}
                 return {**base, "result": {}}
             case "unsubscribe":
-                subscriber.queries.pop(query, None)
+                if subscriber.queries.pop(query, None) is None:
+                    return {**base, "error": {"code": -32603, "message": "Internal error", "data": _UNKNOWN_QUERY}}
                 return {**base, "result": {}}
             case "unsubscribe_all":
                 subscriber.queries.clear()
@@ -296,57 +333,38 @@ class DevnetServer:
         app = web.Application(client_max_size=2 * 1024 * 1024)
         app.router.add_post("/faucet", self._faucet)
         app.router.add_post("/cosmos/tx/v1beta1/txs", self._rest_broadcast)
-        app.router.add_get("/cosmos/tx/v1beta1/txs/{hash}", self._rest_tx)
-        app.router.add_get("/cosmos/base/tendermint/v1beta1/syncing", self._rest_syncing)
-        app.router.add_get("/cosmos/base/tendermint/v1beta1/node_info", self._rest_node_info)
-        app.router.add_get("/cosmos/base/tendermint/v1beta1/blocks/{height}", self._rest_block)
+        app.router.add_post("/cosmos/tx/v1beta1/simulate", self._rest_simulate)
         app.router.add_get("/{path:.*}", self._rest_query)
         return app
 
-    def _json(self, body: Any, status: int = 200) -> web.Response:
-        headers = {"Grpc-Metadata-X-Cosmos-Block-Height": str(self.chain.height)}
+    def _json(self, body: Any, status: int = 200, height: int | None = None) -> web.Response:
+        headers = {"Grpc-Metadata-X-Cosmos-Block-Height": str(height or self.chain.height)}
         return web.json_response(body, status=status, headers=headers)
 
     async def _rest_query(self, request: web.Request) -> web.Response:
-        status, body = routes.answer(self.chain, request.path, request.query.items())
-        return self._json(body, status)
-
-    async def _rest_syncing(self, _: web.Request) -> web.Response:
-        return self._json({"syncing": False})
-
-    async def _rest_node_info(self, _: web.Request) -> web.Response:
-        info = self.rpc._node_info()
-        info["default_node_id"] = info.pop("id")
-        version = {"name": "akash", "app_name": "akash", "version": "2.1.0"}
-        return self._json({"default_node_info": info, "application_version": version})
-
-    async def _rest_block(self, request: web.Request) -> web.Response:
-        raw = request.match_info["height"]
-        try:
-            block = self.rpc._block({} if raw == "latest" else {"height": raw})
-        except RpcError as error:
-            return self._json(routes.failure(3, str(error.body.get("data", error))), 400)
-        body = {"block_id": self.rpc._block_id(block.height), "block": self.rpc.block_json(block)}
-        return self._json(body)
-
-    async def _rest_tx(self, request: web.Request) -> web.Response:
-        wanted = request.match_info["hash"]
-        try:
-            found = self.chain.tx(bytes.fromhex(wanted))
-        except ValueError:
-            return self._json(routes.failure(3, f"invalid hash {wanted}"), 400)
-        if found is None:
-            return self._json(routes.failure(5, f"tx not found: {wanted}"), 404)
-        return self._json(to_json(grpc_server.included_response(*found)))
+        asked = request.headers.get(grpc_server.HEIGHT_KEY, "")
+        height = int(asked) if asked.isdecimal() else None
+        status, body = routes.node_answer(self.rpc.node, request.path, request.query.items(), height=height)
+        return self._json(body, status, height)
 
     async def _rest_broadcast(self, request: web.Request) -> web.Response:
+        return await self._rest_tx_call(request, f"/{node_queries.TX}/BroadcastTx")
+
+    async def _rest_simulate(self, request: web.Request) -> web.Response:
+        return await self._rest_tx_call(request, f"/{node_queries.TX}/Simulate")
+
+    async def _rest_tx_call(self, request: web.Request, method: str) -> web.Response:
         try:
             body = await request.json()
             raw = base64.b64decode(str(body["tx_bytes"]), validate=True)
         except (ValueError, KeyError, TypeError):
             return self._json(routes.failure(3, "the body must be JSON with tx_bytes in base64"), 400)
-        response = grpc_server.tx_response(raw, self.chain.add_to_mempool(raw))
-        return self._json({"tx_response": to_json(response)})
+        asked, answered = self.rpc.node.types[method]
+        try:
+            found = self.rpc.node.methods[method](asked(tx_bytes=raw).SerializeToString())
+        except errors.QueryError as error:
+            return self._json(routes.failure(error.code, error.message), routes.http_status(error.code))
+        return self._json(to_json(answered.FromString(found)))
 
     async def _faucet(self, request: web.Request) -> web.Response:
         try:
@@ -355,7 +373,10 @@ class DevnetServer:
             address = str(body["address"])
         except (ValueError, KeyError, TypeError) as error:
             return self._json(routes.failure(3, f'send {{"address": …, "coins": ["5uakt"]}}: {error}'), 400)
-        self.chain.faucet(address, coins)
+        try:
+            self.faucet.give(address, coins)
+        except FaucetRefused as error:
+            return self._json(routes.failure(error.code, str(error)), error.status)
         return self._json({"address": address, "coins": [str(c) for c in coins]})
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from sortedcontainers import SortedDict
 
 _ABSENT = object()
+Undo = tuple[str, Any, Any]  # table, key, the value before
 
 
 class State:
@@ -20,7 +21,7 @@ class State:
 
     def __init__(self) -> None:
         self._tables: dict[str, SortedDict] = {}
-        self._journal: list[tuple[str, Any, Any]] | None = None
+        self._journal: list[Undo] | None = None
 
     def table(self, name: str) -> SortedDict:
         table = self._tables.get(name)
@@ -77,8 +78,18 @@ class State:
             else:
                 self._tables[name][key] = old
 
-    def end(self) -> None:
-        self._journal = None
+    def end(self) -> list[Undo]:
+        """Stop journaling; what :meth:`undo` needs to take the writes back later."""
+        journal, self._journal = self._journal or [], None
+        return journal
+
+    def undo(self, journal: list[Undo]) -> None:
+        """Take the writes of a journal back, by writes that a journal begun before this call notes in turn."""
+        for name, key, old in reversed(journal):
+            if old is _ABSENT:
+                self.delete(name, key)
+            else:
+                self.put(name, key, old)
 
     def dump(self) -> dict[str, list[tuple[Any, Any]]]:
         """Every table's items, for snapshots."""
@@ -87,3 +98,43 @@ class State:
     def load(self, dump: dict[str, list[tuple[Any, Any]]]) -> None:
         self._tables = {name: SortedDict(items) for name, items in dump.items()}
         self._journal = None
+
+
+class Overlay(State):
+    """Writes over another state that stay apart from it: CheckTx's view, in which waiting transactions have paid.
+
+    Nothing that CheckTx writes is iterated over, so tables are the other state's.
+    """
+
+    def __init__(self, base: State) -> None:
+        super().__init__()
+        self._base = base
+        self._writes: dict[tuple[str, Any], Any] = {}
+
+    def table(self, name: str) -> SortedDict:
+        return self._base.table(name)
+
+    def get(self, name: str, key: Any) -> Any:
+        value = self._writes.get((name, key), self)
+        if value is self:
+            return self._base.get(name, key)
+        return None if value is _ABSENT else value
+
+    def put(self, name: str, key: Any, value: Any) -> None:
+        if self._journal is not None:
+            self._journal.append((name, key, self._writes.get((name, key), self)))
+        self._writes[name, key] = value
+
+    def delete(self, name: str, key: Any) -> None:
+        self.put(name, key, _ABSENT)
+
+    def rollback(self, mark: int = 0) -> None:
+        journal = self._journal
+        if journal is None:
+            return
+        while len(journal) > mark:
+            name, key, old = journal.pop()
+            if old is self:
+                del self._writes[name, key]
+            else:
+                self._writes[name, key] = old

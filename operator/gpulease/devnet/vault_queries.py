@@ -33,13 +33,6 @@ def _coins(coins: list[Coin]) -> list[PbCoin]:
     return [PbCoin(denom=c.denom, amount=str(c.amount)) for c in coins]
 
 
-def _refused(error: errors.ModuleError) -> errors.QueryError:
-    """A module's error as gRPC shows it: its own words first, then what it wraps."""
-    wrapped, _, own = error.text.rpartition(": ")
-    text = f"{own}: {wrapped}" if wrapped else own
-    return errors.QueryError(2, f"codespace {error.codespace} code {error.code}: {text}")
-
-
 # --- burn and mint -------------------------------------------------------------------------------------------------
 
 
@@ -66,7 +59,7 @@ def status(ctx: Context, req: Any) -> Any:
     try:
         ratio = bme.collateral_ratio(ctx)
     except errors.ModuleError as error:
-        raise _refused(error) from error
+        raise errors.refused(error) from error
     params, breaker = ctx.params["bme"], bme.status(ctx).status
     warn, halt = (Dec.of(int(params[f"circuit_breaker_{name}_threshold"])) / Dec.of(_BPS) for name in ("warn", "halt"))
     return bme_query.QueryStatusResponse(
