@@ -17,11 +17,17 @@ step lint .venv/bin/python -m ruff check .
 step format .venv/bin/python -m ruff format --check .
 step types .venv/bin/python -m mypy operator/gpulease tests/rig
 step imports .venv/bin/lint-imports
-for tier in unit property contract envtest e2e; do
+for tier in unit property contract perf envtest e2e; do
   if compgen -G "tests/$tier/test_*.py" >/dev/null; then
     step "$tier" .venv/bin/python -m pytest "tests/$tier" -q
   fi
 done
+
+if [ "${RIG:-}" = none ]; then
+  printf '\nRIG=none: the bench of the main story is left out, it needs root and a node\n'
+else
+  step bench env PYTHONPATH=operator .venv/bin/python -m tests.bench
+fi
 
 if [ ${#failed[@]} -gt 0 ]; then
   printf '\nfailed: %s\n' "${failed[*]}"
