@@ -15,7 +15,7 @@ step() {
 # pytest exits 5 where a tier has no test yet; that is a failure here, so a tier is listed once it has one.
 step lint .venv/bin/python -m ruff check .
 step format .venv/bin/python -m ruff format --check .
-step types .venv/bin/python -m mypy operator/gpulease tests/rig
+step types .venv/bin/python -m mypy operator/gpulease tests/rig tests/demo
 step imports .venv/bin/lint-imports
 for tier in unit property contract perf envtest e2e; do
   if compgen -G "tests/$tier/test_*.py" >/dev/null; then
