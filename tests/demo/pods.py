@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import datetime
 
 from gpulease.errors import ManifestError
 from gpulease.workload import manifest
@@ -52,8 +53,9 @@ def objects(stack: Stack, namespace: str) -> tuple[str, str] | None:
     return pod, f"{namespace[:8]}…: {level}, network policy, quota, limits; pod {pod}"
 
 
-def running(stack: Stack, namespace: str, pod: str) -> tuple[str, str] | None:
-    """The device's UUID as PodResources has it, once the pod runs."""
+def running(stack: Stack, namespace: str, pod: str) -> tuple[str, float]:
+    """The device's UUID as PodResources has it, once the pod runs, and since when at the latest (Unix time): the
+    kubelet writes whole seconds."""
     body = stack.get("pod", pod, namespace)
     if body is None:
         raise RigError(f"pod {pod} is not there any more")
@@ -65,7 +67,8 @@ def running(stack: Stack, namespace: str, pod: str) -> tuple[str, str] | None:
         raise RigError(f"pod {pod} runs, and PodResources names no GPU for it")
     if len(held) > 1:
         raise RigError(f"pod {pod} asked for one GPU and PodResources names {len(held)}: {', '.join(held)}")
-    return held[0], held[0]
+    states = [one["state"]["running"]["startedAt"] for one in body["status"]["containerStatuses"]]
+    return held[0], max(datetime.fromisoformat(at).timestamp() for at in states) + 1
 
 
 def _why(body: Json) -> str:

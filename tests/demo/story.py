@@ -231,12 +231,12 @@ class Story:
         return Seen(words)
 
     def running(self) -> Seen:
-        uuid, words = self._until(
+        uuid, since_s = self._until(
             "the pod Running with a GPU of its own",
             lambda: pods.running(self.stack, self.facts.namespace, self.facts.pod),
         )
-        self.facts.uuid, self.facts.running_at_s = uuid, time.time()
-        return Seen(words)
+        self.facts.uuid, self.facts.running_at_s = uuid, min(since_s, time.time())
+        return Seen(uuid)
 
     def metered(self) -> Seen:
         words = usage.growing(self.stack, self.facts.namespace, self.facts.uuid, patience_s=self._patience_s)
