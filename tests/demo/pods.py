@@ -67,8 +67,10 @@ def running(stack: Stack, namespace: str, pod: str) -> tuple[str, float]:
         raise RigError(f"pod {pod} runs, and PodResources names no GPU for it")
     if len(held) > 1:
         raise RigError(f"pod {pod} asked for one GPU and PodResources names {len(held)}: {', '.join(held)}")
-    states = [one["state"]["running"]["startedAt"] for one in body["status"]["containerStatuses"]]
-    return held[0], max(datetime.fromisoformat(at).timestamp() for at in states) + 1
+    states = [one.get("state", {}).get("running") for one in body["status"].get("containerStatuses", ())]
+    if not states or None in states:
+        raise RigError(f"pod {pod} is Running and a container of it is not; {_why(body)}")
+    return held[0], max(datetime.fromisoformat(one["startedAt"]).timestamp() for one in states) + 1
 
 
 def _why(body: Json) -> str:
