@@ -58,7 +58,7 @@ class Gatherer:
 
     async def gather(self, key: TenantKey, body: Json) -> Round:
         """``ChainUnreachable`` or ``KubeUnreachable`` when a part that decides cannot be known."""
-        dseq = _dseq(body)
+        dseq = dseq_of(body)
         try:
             chain_spec, wallet_spec = tenant_spec.parse_where(body)
         except ConfigError as error:
@@ -69,7 +69,9 @@ class Gatherer:
         if isinstance(wallet, tuple):
             return Round(key, body, self._without_wallet(body, dseq, spec.wanted, wallet), spec, session)
         session.account(wallet)
-        seen = self._base(body, spec.wanted, s.WalletView(wallet.address), session.problem)
+        # A chain that was not read yet is no news: the object's status stands until it was, or could not be.
+        problem = None if session.starting else session.problem
+        seen = self._base(body, spec.wanted, s.WalletView(wallet.address), problem)
         round_ = Round(key, body, seen, spec, session, wallet)
         if dseq is not None:
             id_ = DeploymentId(wallet.address, dseq)
@@ -176,7 +178,14 @@ async def _offers(session: ChainSession) -> str:
     return (", ".join(listed[:_MOST_OFFERS]) or "no GPUs at all") + more
 
 
-def _dseq(body: Json) -> int | None:
-    """From the object's annotation; None for one that is not claimed, or whose claim somebody has broken."""
-    text = str((body["metadata"].get("annotations") or {}).get(s.DSEQ_ANNOTATION, ""))
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
+def dseq_of(body: Json) -> int | None:
+    """Ours, from the object's annotation; None for an object that is not claimed.
+
+    One that carries our finalizer was claimed: where somebody removed or broke the annotation, the number follows from
+    the uid, and no deposit is forgotten.
+    """
+    meta = body["metadata"]
+    text = str((meta.get("annotations") or {}).get(s.DSEQ_ANNOTATION, ""))
+    if text.isascii() and text.isdecimal() and len(text) < 20:
+        return int(text)
+    return tenant_spec.dseq_of(str(meta["uid"])) if s.FINALIZER in (meta.get("finalizers") or ()) else None

@@ -40,6 +40,7 @@ from gpulease.units import UACT, UAKT, uact_to_usd
 _SOON_S = 1.0
 _RETRY_S = 5.0
 _SLOW_S = 30.0
+_SILENCE = ("ChainUnreachable", "ChainWentBack")
 _ORDER_ANEW = "Delete this object and apply it again to order anew."
 FEE_RESERVE_UAKT = 50_000
 """What a wallet needs beyond the deposit to pay for the transactions of one lease."""
@@ -75,7 +76,9 @@ def _stuck(
     after_s: float,
     *more: Condition,
 ) -> Plan:
-    return Plan((), state, (Condition.false("Ready", reason, words), *more), {}, after_s)
+    # While the chain is silent nobody knows whether the lease is well: that is not the same as knowing it is not.
+    ready = Condition.unknown if reason in _SILENCE else Condition.false
+    return Plan((), state, (ready("Ready", reason, words), *more), {}, after_s)
 
 
 def _deleting(seen: ObservedTenant) -> Plan:
