@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from gpulease.errors import KubeError, KubeNotFound
@@ -39,11 +40,12 @@ _LOG_LIMIT_BYTES = 1 << 20
 class Cluster:
     """One cluster. Raises ``KubeNotFound``, ``KubeConflict``, ``KubeError``, ``KubeUnreachable`` and nothing else."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, *, now: Callable[[], datetime] | None = None) -> None:
+        """``now`` stamps Events; the system's time by default."""
         self._transport = transport
         self._discovered: dict[tuple[str, str], Resource] = {}
         self._writes: Counter[str] = Counter()
-        self._events = EventRecorder(self, component=FIELD_MANAGER)
+        self._events = EventRecorder(self, component=FIELD_MANAGER, now=now)
 
     @classmethod
     def connect(

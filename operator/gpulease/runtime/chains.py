@@ -16,7 +16,7 @@ import structlog
 from google.protobuf.message import Message
 
 from gpulease.chain.broadcaster import Broadcaster
-from gpulease.chain.client import ChainClient, Endpoint
+from gpulease.chain.client import ChainClient
 from gpulease.chain.events import Block, ChainEvent
 from gpulease.chain.keys import Key
 from gpulease.chain.outbox import Entry, Intent, Priority, State
@@ -27,6 +27,7 @@ from gpulease.planning import Seen
 from gpulease.runtime.books import Books
 from gpulease.runtime.clock import Clock
 from gpulease.runtime.outbox import JournalOutbox
+from gpulease.runtime.outside import Pace
 from gpulease.runtime.specs import ChainSpec, gas_price_uakt
 from gpulease.runtime.work import WorkKey
 from gpulease.store.journal import Journal
@@ -59,6 +60,8 @@ class ChainSession:
         self,
         spec: ChainSpec,
         *,
+        client: ChainClient,
+        pace: Pace,
         journal: Journal,
         clock: Clock,
         tx_lifetime_s: float,
@@ -68,7 +71,7 @@ class ChainSession:
         on_settled: Callable[[WorkKey], None],
     ) -> None:
         self.spec = spec
-        self.client = ChainClient([Endpoint(*pair) for pair in spec.endpoints], spec.chain_id)
+        self.client, self._pace = client, pace
         # Endpoints are somebody's claim about a chain: what one set says never mixes with what another says.
         self._cursor_key = f"{spec.chain_id}/{hashlib.sha256(repr(spec.endpoints).encode()).hexdigest()[:12]}"
         self.books = Books(journal, self._cursor_key)
@@ -85,7 +88,7 @@ class ChainSession:
             save_cursor=self._save_cursor,
             on_block=self._on_block,
             on_resync=self._on_resync,
-            poll_s=0.2,
+            poll_s=pace.chain_poll_s,
         )
         self._interest: dict[str, WorkKey] = {}
         self.settled_total: Counter[tuple[str, str]] = Counter()
@@ -126,7 +129,8 @@ class ChainSession:
                 except (ChainError, ChainUnreachable) as error:
                     log.debug("book not opened yet", account=address, error=str(error))
             await self._compare_books()
-            await self._clock.sleep(0.2 if self._wanted_books - self.books.accounts else 2.0)
+            waiting = self._wanted_books - self.books.accounts
+            await self._clock.sleep(self._pace.chain_poll_s if waiting else self._pace.books_s)
 
     async def _compare_books(self) -> None:
         """Hold the ledger against the bank after every change; a difference is told, never mended by itself."""
@@ -161,7 +165,9 @@ class ChainSession:
                 on_change=self._changed,
             )
             self._senders[key.address] = sender
-            self._tasks[key.address] = asyncio.create_task(sender.run(idle_s=0.5), name=f"send:{key.address}")
+            self._tasks[key.address] = asyncio.create_task(
+                sender.run(idle_s=self._pace.send_s), name=f"send:{key.address}"
+            )
             self._wanted_books.add(key.address)
         return sender
 

@@ -21,6 +21,7 @@ from gpulease.kube.refs import Ref
 from gpulease.market.model import Certificate
 from gpulease.runtime import status as statuses
 from gpulease.runtime.clock import Clock
+from gpulease.runtime.outside import Outside
 from gpulease.runtime.talks import Talks
 from gpulease.runtime.tenant_gather import Round
 from gpulease.tenancy import states as s
@@ -28,13 +29,13 @@ from gpulease.units import NS_PER_S, UACT, Coin
 
 log = structlog.get_logger(__name__)
 _ASK_STARTING_S = 1.0
-_ASK_RUNNING_S = 30.0
 _ASK_FAILED_S = 5.0
 
 
 class Actor:
-    def __init__(self, cluster: Cluster, talks: Talks, clock: Clock) -> None:
+    def __init__(self, cluster: Cluster, talks: Talks, clock: Clock, outside: Outside) -> None:
         self._cluster, self._talks, self._clock = cluster, talks, clock
+        self._gateways, self._pace = outside.gateways, outside.pace
         self._figures = statuses.Figures()
 
     async def execute(self, round_: Round, plan: s.Plan) -> LeaseId | None:
@@ -139,7 +140,7 @@ class Actor:
     async def _send_manifest(self, round_: Round, lease: LeaseId, uri: str) -> None:
         assert round_.spec is not None
         assert round_.wallet is not None
-        sent = gateway.send_manifest(
+        sent = self._gateways.send_manifest(
             host_uri=uri,
             provider=lease.provider,
             dseq=lease.dseq,
@@ -164,7 +165,7 @@ class Actor:
     async def _ask_status(self, round_: Round, lease: LeaseId, uri: str) -> None:
         assert round_.wallet is not None
         try:
-            body: Any = await gateway.lease_status(
+            body: Any = await self._gateways.lease_status(
                 host_uri=uri,
                 lease=lease,
                 key=round_.wallet,
@@ -182,7 +183,7 @@ class Actor:
         self._talks.answered(lease, body, retry_at_ns=self._in(_ASK_STARTING_S))
         services = self._talks.view(lease).services or ()
         if services and all(x.ready >= x.total > 0 for x in services):
-            self._talks.answered(lease, body, retry_at_ns=self._in(_ASK_RUNNING_S))
+            self._talks.answered(lease, body, retry_at_ns=self._in(self._pace.gateway_s))
 
     def _in(self, seconds: float) -> int:
         return self._clock.now_ns() + int(seconds * NS_PER_S)
