@@ -351,7 +351,7 @@ class Controllers:
                     self.api.remove(kind, key[1], key[0], actor="namespace-controller")
                 left = left or key in self.api.objects[kind]
         if left:
-            self._soon("namespace", name, self.habits.retry_s)
+            self._soon("namespace", name, self.habits.stop_s * 5)
         else:
             self.api.drop(NAMESPACE, name)
 

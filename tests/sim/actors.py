@@ -167,7 +167,13 @@ class ChainTenant:
 
     def settle(self) -> None:
         """From now on this tenant only keeps what it has: no order, no change, no end."""
+        if self.settled:
+            return
         self.settled = True
+        lease = drive(self.world.omni.lease(self.lease)) if self.lease is not None else None
+        if lease is not None and lease.state is LeaseState.ACTIVE and not self.done:
+            amount = Coin(UACT, (lease.price.amount.truncate() + 1) * 4000)
+            self.account.send(codec.deposit_deployment(self.account.address, lease.id.deployment, amount=amount))
 
     def _order(self) -> None:
         self.serial += 1

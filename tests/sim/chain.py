@@ -159,7 +159,6 @@ class _Call:
         if wire.faults.die("chain-lost-answer"):
             await asyncio.sleep(wire.timeout_s)
             raise ChainUnreachable(f"{self._node.name} did not answer {self._method}: timeout")
-        await asyncio.sleep(0.002 + 0.03 * wire.rng.random())
 
 
 class SimChainClient(ChainClient):

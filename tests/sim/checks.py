@@ -260,6 +260,12 @@ class Checks:
                 if any(secret in repr(text) for secret in log.secrets):
                     self.fail(f"a secret is in {kind[1]} {stored.body['metadata']['name']}")
 
+    def changes(self) -> object:
+        """What has happened on chain to leases and deployments, to tell a quiet stretch by."""
+        fates = sorted((str(f.id), f.closed) for f in self.world.fates.values())
+        kept = {"withdraw", "top-up"}
+        return fates, sorted((k, v["state"]) for k, v in self.fate.items() if v["kind"] not in kept)
+
     def quiet(self, writes: list[Write]) -> None:
         """``writes`` are those of a stretch in which nothing happened: moving figures aside there are none."""
         loud = [w for w in writes if w.actor == "operator" and w.what != "status"]

@@ -59,9 +59,6 @@ class SimTransport(Transport):
         if faults.die("kube-lost-answer"):
             await asyncio.sleep(self._policy.attempt_s)
             raise TimeoutError
-        await asyncio.sleep(0.001 + 0.02 * self._rng.random())
-        if self._process.dead:
-            self._process.step("dead")
         return Answer(status, raw), None
 
     async def lines(

@@ -43,6 +43,7 @@ class Result:
     leases: int = 0
     checks: int = 0
     faults: dict[str, int] = field(default_factory=dict)
+    rested: bool = False
     broken: str | None = None
 
 
@@ -54,6 +55,7 @@ def shape_of(seed: int, *, block_s: float | None = None) -> Shape:
     return Shape(
         block_s=block,
         pace_s=pace_s,
+        soonest_s=0.2 if block == 6.0 else block / 2,
         resync_s=max(pace_s, 60.0),
         gpus=tuple(rng.choice(((2,), (4, 2), (1, 1, 1), (8,)))),
         withdraw_period_s=int(block * rng.choice((50, 200, 1000))),
@@ -236,11 +238,16 @@ class Story:
             # Some of it may still be on its way: once more, later.
             await world.blocks(600 + 3 * resync_blocks)
             checks.at_rest()
-        began_s = world.loop.time()
         stretch = max(2 * resync_blocks, 60)
-        await world.blocks(stretch)
         world.quiet_status_writes = int(stretch * world.block_s / 600) + 2
-        checks.quiet([w for w in world.api.writes if w.at_s > began_s])
+        for _ in range(6):
+            began_s, known = world.loop.time(), checks.changes()
+            await world.blocks(stretch)
+            if checks.changes() == known:
+                # Nothing happened meanwhile: then nothing was written either.
+                checks.quiet([w for w in world.api.writes if w.at_s > began_s])
+                self.result.rested = True
+                return
 
 
 def _arm(process: Process | None, steps: int) -> None:

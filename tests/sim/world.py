@@ -49,6 +49,7 @@ class Shape:
 
     block_s: float = 60.0
     pace_s: float = 3600.0
+    soonest_s: float = 30.0
     resync_s: float = 3600.0
     gpus: tuple[int, ...] = (4, 2)
     withdraw_period_s: int = 6 * 3600
@@ -377,6 +378,7 @@ class SimOutside:
         self._world, self._process, self._rng = world, process, rng
         shape = world.shape
         self.pace = Pace(
+            soonest_s=shape.soonest_s,
             chain_poll_s=shape.block_s * 2,
             send_s=max(shape.block_s / 2, 1.0),
             books_s=shape.block_s,

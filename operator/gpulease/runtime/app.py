@@ -154,6 +154,10 @@ class Operator:
         queue.add(key, urgent=urgent)
 
     async def _look(self, key: WorkKey) -> float | None:
+        again_s = await self._look_at(key)
+        return None if again_s is None else max(again_s, self._outside.pace.soonest_s)
+
+    async def _look_at(self, key: WorkKey) -> float | None:
         match key:
             case OrderKey():
                 return await self.market.look_at_order(key)

@@ -26,6 +26,8 @@ from gpulease.runtime.watch import Enqueue, LeaseOf, Watcher
 class Pace:
     """Seconds between looks that nothing but time asks for."""
 
+    soonest_s: float = 0.2
+    """No key is looked at again by the clock sooner than this; events do not wait for it."""
     chain_poll_s: float = 0.2
     send_s: float = 0.5
     books_s: float = 2.0
