@@ -55,7 +55,7 @@ def shape_of(seed: int, *, block_s: float | None = None) -> Shape:
     return Shape(
         block_s=block,
         pace_s=pace_s,
-        soonest_s=0.2 if block == 6.0 else block / 2,
+        soonest_s={6.0: 0.2, 60.0: 120.0}.get(block, 4 * block),
         resync_s=max(pace_s, 60.0),
         gpus=tuple(rng.choice(((2,), (4, 2), (1, 1, 1), (8,)))),
         withdraw_period_s=int(block * rng.choice((50, 200, 1000))),

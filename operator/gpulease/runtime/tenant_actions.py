@@ -22,13 +22,15 @@ from gpulease.market.model import Certificate
 from gpulease.runtime import status as statuses
 from gpulease.runtime.clock import Clock
 from gpulease.runtime.outside import Outside
-from gpulease.runtime.talks import Talks
+from gpulease.runtime.talks import Talks, read_status
 from gpulease.runtime.tenant_gather import Round
 from gpulease.tenancy import states as s
 from gpulease.units import NS_PER_S, UACT, Coin
 
 log = structlog.get_logger(__name__)
 _ASK_STARTING_S = 1.0
+_ASK_SOON = 30
+"""So many answers are asked for at the starting pace."""
 _ASK_FAILED_S = 5.0
 
 
@@ -180,10 +182,15 @@ class Actor:
         except (GatewayUnreachable, AuthError, ConfigError) as error:
             self._talks.failed(lease, _sentence(error), retry_at_ns=self._in(_ASK_FAILED_S))
             return
-        self._talks.answered(lease, body, retry_at_ns=self._in(_ASK_STARTING_S))
-        services = self._talks.view(lease).services or ()
+        services, _ = read_status(body or {})
         if services and all(x.ready >= x.total > 0 for x in services):
-            self._talks.answered(lease, body, retry_at_ns=self._in(self._pace.gateway_s))
+            self._talks.ready(lease)
+            pause_s = self._pace.gateway_s
+        else:
+            # Soon at first; what has not come up for long is asked for as seldom as what runs.
+            asked = self._talks.unready(lease)
+            pause_s = min(_ASK_STARTING_S * 2 ** min(max(asked - _ASK_SOON, 0), 30), self._pace.gateway_s)
+        self._talks.answered(lease, body, retry_at_ns=self._in(pause_s))
 
     def _in(self, seconds: float) -> int:
         return self._clock.now_ns() + int(seconds * NS_PER_S)

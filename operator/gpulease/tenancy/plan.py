@@ -225,7 +225,8 @@ def _bidding(seen: ObservedTenant, order: Order, base: tuple[Condition, ...]) ->
             Condition.false("BidAccepted", reason, words),
             *base,
         )
-        return Plan((), TenantState.BIDDING, conditions, facts, _RETRY_S)
+        # A new bid is an event: until then there is nothing to ask for.
+        return Plan((), TenantState.BIDDING, conditions, facts, _SLOW_S)
     if seen.lease_tx is not None and seen.lease_tx.refusal is not None:
         words = f"The lease with {choice.winner.provider} was refused: {seen.lease_tx.refusal}; it is tried again."
         return Plan(
