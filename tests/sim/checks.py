@@ -279,7 +279,11 @@ class Checks:
     def quiet(self, writes: list[Write]) -> None:
         """``writes`` are those of a stretch in which nothing happened: moving figures aside there are none."""
         # An Event that is told again after its quiet time counts like a figure.
-        loud = [w for w in writes if w.actor == "operator" and w.what != "status" and w.kind != "Event"]
+        # So does the end of a retention time.
+        passing = {("patch", "Event"), ("create", "Event"), ("delete", "HostedLease")}
+        loud = [
+            w for w in writes if w.actor == "operator" and w.what != "status" and (w.what, w.kind) not in passing
+        ]
         if loud:
             self.fail(f"{len(loud)} writes at rest, such as {loud[0]}")
         by_name: dict[str, int] = {}

@@ -134,6 +134,7 @@ class Operator:
             for name, queue in self.queues.items():
                 group.create_task(queue.run(), name=f"queue:{name}")
             group.create_task(self._watcher.run(), name="watch")
+            group.create_task(self.hub.failed.raised(), name="chains")
             if "provider" in self.roles:
                 group.create_task(self._manifests.run(), name="watch-manifests")
             group.create_task(self._resync(), name="resync")

@@ -72,8 +72,11 @@ class Books:
             self._post(entries)
 
     def _post(self, entries: Iterable[LedgerEntry]) -> None:
-        new = [entry for entry in entries if self.ledger.post(entry)]
-        self._journal.append(self._stream, [(entry.id, _body(entry)) for entry in new])
+        """On disk first: an entry that only memory had would be passed over when its block is read again."""
+        batch = list(entries)
+        self._journal.append(self._stream, [(entry.id, _body(entry)) for entry in batch])
+        for entry in batch:
+            self.ledger.post(entry)
 
     async def difference(self, client: ChainClient, *, height: int) -> dict[str, dict[str, int]] | None:
         """Chain minus ledger by account; None when the chain moved on while looking."""

@@ -53,6 +53,28 @@ class _Tries:
     at_height: int
 
 
+class Failed:
+    """Tasks that are nobody's to await: the first that fails is raised where somebody does."""
+
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+        self._event = asyncio.Event()
+
+    def watch(self, task: asyncio.Task[None]) -> None:
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._error = self._error or task.exception()
+            self._event.set()
+
+    async def raised(self) -> None:
+        """Until cancelled or until a watched task has failed."""
+        await self._event.wait()
+        assert self._error is not None
+        raise self._error
+
+
 class ChainSession:
     """Follows one chain until cancelled."""
 
@@ -81,6 +103,7 @@ class ChainSession:
         self._senders: dict[str, Broadcaster] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wanted_books: set[str] = set()
+        self._failed = Failed()
         self.reader = BlockReader(
             self.client,
             clock=clock,
@@ -114,6 +137,7 @@ class ChainSession:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.reader.run(), name=f"reader:{self.spec.chain_id}")
                 group.create_task(self._open_books(), name=f"books:{self.spec.chain_id}")
+                group.create_task(self._failed.raised(), name=f"senders:{self.spec.chain_id}")
         finally:
             for task in self._tasks.values():
                 task.cancel()
@@ -168,6 +192,7 @@ class ChainSession:
             self._tasks[key.address] = asyncio.create_task(
                 sender.run(idle_s=self._pace.send_s), name=f"send:{key.address}"
             )
+            self._failed.watch(self._tasks[key.address])
             self._wanted_books.add(key.address)
         return sender
 
@@ -257,6 +282,7 @@ class ChainHub:
         self._make = make
         self._sessions: dict[tuple[str, tuple[tuple[str, str], ...]], ChainSession] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self.failed = Failed()
 
     def session(self, spec: ChainSpec) -> ChainSession:
         """``ChainError`` when too many different chains are named."""
@@ -267,7 +293,9 @@ class ChainHub:
                 raise ChainError(f"more than {MOST_SESSIONS} different chains or endpoint lists are in use")
             found = self._make(spec)
             self._sessions[key] = found
-            self._tasks.append(asyncio.create_task(found.run(), name=f"chain:{spec.chain_id}"))
+            task = asyncio.create_task(found.run(), name=f"chain:{spec.chain_id}")
+            self._tasks.append(task)
+            self.failed.watch(task)
         return found
 
     def named(self, name: str) -> ChainSession | None:
