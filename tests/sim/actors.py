@@ -138,10 +138,14 @@ class ChainTenant:
         self.began = self.leased_at = 0
         self.done = self.settled = False
 
+    @property
+    def ceiling(self) -> Dec:
+        return self.world.ceiling * (self.habit.replicas * max(self.habit.gpus, 1))
+
     def manifest(self, version: int | None = None) -> tuple[tuple[Any, ...], bytes, bytes]:
         habit = self.habit
         raw = services(habit.image, gpus=habit.gpus, replicas=habit.replicas, version=self.version if version is None else version)
-        group, manifest = compile_services(raw, placement={}, ceiling=self.world.ceiling * habit.replicas)
+        group, manifest = compile_services(raw, placement={}, ceiling=self.ceiling)
         return (group,), to_json(manifest), manifest_hash(manifest)
 
     def act(self) -> None:
@@ -180,8 +184,7 @@ class ChainTenant:
         self.began = self.world.height
         self.id = DeploymentId(self.account.address, self.world.rng.randint(1, 1 << 40))
         groups, _, hash_ = self.manifest()
-        rate = int(self.world.ceiling.truncate()) + 1
-        amount = max(rate * self.habit.replicas * self.habit.deposit_blocks, 500_000)
+        amount = max((self.ceiling.truncate() + 1) * self.habit.deposit_blocks, 500_000)
         self.account.send(codec.create_deployment(self.id, groups, hash_=hash_, deposit=Coin(UACT, amount)))
 
     def _choose(self) -> None:
@@ -317,7 +320,7 @@ class KubectlTenant:
                 "chain": world.chain_spec,
                 "wallet": {"secretName": f"wallet-{self.name}", "key": "key"},
                 "services": services(self.image, gpus=self.gpus),
-                "maxUsdPerHour": "2.00",
+                "maxUsdPerHour": f"{2 * self.gpus}.00",
                 "budgetUsd": self.budget_usd,
                 "depositUsd": "40",
                 "bidWindowSeconds": 2 * world.block_s,

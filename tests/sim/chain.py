@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from gpulease.chain.client import ChainClient, Endpoint, _Node
+from gpulease.chain.client import HEIGHT_KEY, ChainClient, Endpoint, _Node
 from gpulease.chain.rpc import NodeStatus, RpcEndpoint
 from gpulease.devnet import errors
 from gpulease.devnet.chain import Devnet
@@ -99,10 +99,11 @@ class _Channel:
         self._node, self._wire = node, wire
 
     def unary_unary(self, method: str, *, request_serializer: Any, response_deserializer: Any) -> Any:
-        async def stub(request: Any, *, timeout: float) -> Any:
+        async def stub(request: Any, *, timeout: float, metadata: Any = None) -> Any:
+            height = next((int(value) for key, value in metadata or () if key == HEIGHT_KEY), None)
             try:
                 async with self._wire.call(self._node, method):
-                    raw = self._node.view.query(method, request_serializer(request))
+                    raw = self._node.view.query(method, request_serializer(request), height=height)
             except errors.QueryError as error:
                 raise _rpc_error(_CODES.get(error.code, grpc.StatusCode.UNKNOWN), error.message) from None
             except ChainUnreachable as error:

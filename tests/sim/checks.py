@@ -130,12 +130,14 @@ class Checks:
     def _overdue(self) -> None:
         """No pod outlives its lease by more than two blocks and one resync, counted from when faults let us."""
         world = self.world
+        if world.process is None or world.process.dead or world.faults.switches or world.halted:
+            world.faults.last_s = max(world.faults.last_s, world.loop.time())
         allowed_s = SLACK_BLOCKS * world.block_s + world.shape.resync_s + 10 * world.block_s
         for id_, fate in world.fates.items():
             if fate.closed is None or id_.provider != world.provider:
                 continue
             overdue_s = world.loop.time() - max(fate.closed_s, world.faults.last_s)
-            if overdue_s > allowed_s and not world.faults.switches and world.pods_of(id_):
+            if overdue_s > allowed_s and world.pods_of(id_):
                 self.fail(f"pods of {id_} still run {overdue_s:.0f} s after its close at height {fate.closed}")
 
     # --- devices -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import copy
 import gc
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -18,7 +19,7 @@ import structlog
 from gpulease.chain.events import Block, DeploymentCreated, LeaseClosed, LeaseCreated, OrderClosed, OrderCreated, RawEvent, TxOutcome
 from gpulease.chain.rpc import NodeStatus
 from gpulease.devnet import chain as chain_module
-from gpulease.devnet import genesis
+from gpulease.devnet import ante, errors, genesis, router
 from gpulease.devnet.chain import BlockResult, Devnet, tx_hash
 from gpulease.errors import GatewayRefused, GatewayUnreachable, GpuleaseError, Unreachable
 from gpulease.gateway import manifests, report
@@ -146,6 +147,11 @@ class World:
         self.restart_s = 2.0
         self.lease_blocks = 0
         self.people_rest = False
+        self.lose_txs = 0
+        self.fail_withdrawals = False
+        self.failed_txs = 0
+        self.settled: Counter[str] = Counter()
+        """Our provider's messages in blocks, by kind, those that succeeded."""
         self.quiet_status_writes = 0
         self._provider_setup()
 
@@ -181,7 +187,9 @@ class World:
 
     def make_block(self) -> None:
         block_ns = max(EPOCH_NS + int(self.loop.time() * NS_PER_S), self.chain.time_ns + 1)
-        block = self.chain.apply_block(list(self.chain.mempool.values()), time_ns=block_ns)
+        self._meddle()
+        with self._failing():
+            block = self.chain.apply_block(list(self.chain.mempool.values()), time_ns=block_ns)
         self._behind.append(block)
         if not self.lagging:
             self.catch_up()
@@ -190,14 +198,46 @@ class World:
             if node.view is self.chain or not self.lagging:
                 node.ring()
 
+    def _meddle(self) -> None:
+        """Transactions of our provider's that get lost on their way into a block, or fail there."""
+        for key, raw in list(self.chain.mempool.items()):
+            if self.lose_txs and ante.signers(ante.decode(raw)) == [self.provider]:
+                self.lose_txs -= 1
+                del self.chain.mempool[key]
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Withdrawals that the chain takes and then refuses, as long as ``fail_withdrawals`` is set."""
+        if not self.fail_withdrawals:
+            yield
+            return
+        real = router.run
+
+        def run(ctx: Any, message: Any) -> Any:
+            if message.DESCRIPTOR.name == "MsgWithdrawLease":
+                raise errors.ModuleError("market", 99, "withdrawals fail")
+            return real(ctx, message)
+
+        router.run = run
+        try:
+            yield
+        finally:
+            router.run = real
+
     def catch_up(self) -> None:
         """The second node takes over what it lacks."""
-        for block in self._behind:
-            self.replica.apply_block([raw for raw, _ in block.txs], time_ns=block.time_ns)
+        with self._failing():
+            for block in self._behind:
+                self.replica.apply_block([raw for raw, _ in block.txs], time_ns=block.time_ns)
         self._behind.clear()
 
     def _note(self, block: BlockResult) -> None:
         self.fresh_orders = []
+        for raw, result in block.txs:
+            tx = ante.decode(raw)
+            if ante.signers(tx) == [self.provider]:
+                self.failed_txs += result.code != 0
+                self.settled.update(m.DESCRIPTOR.name for m in tx.messages if result.code == 0)
         decoded = Block(block.height, block.time_ns, tuple(_outcome(*tx) for tx in block.txs), ())
         for event in decoded.events:
             match event:
@@ -308,6 +348,14 @@ class World:
             pass
         finally:
             tenant.sending = False
+
+    def withdrawals(self) -> int:
+        return self.settled["MsgWithdrawLease"]
+
+    def bids_of(self, tenant: str) -> int:
+        """Bids of ours on this tenant's orders, whatever became of them."""
+        found = drive(self.omni.bids(owner=key_of(tenant).address, provider=self.provider))
+        return len(found)
 
     def deployments_of(self, owner: str) -> list[Any]:
         """By everything that this owner ever had a lease or an order for."""

@@ -96,8 +96,8 @@ class ChainSession:
         self.client, self._pace = client, pace
         # Endpoints are somebody's claim about a chain: what one set says never mixes with what another says.
         self._cursor_key = f"{spec.chain_id}/{hashlib.sha256(repr(spec.endpoints).encode()).hexdigest()[:12]}"
-        self.books = Books(journal, self._cursor_key)
         self._journal, self._clock = journal, clock
+        self.books = Books(journal, self._cursor_key, height=self._load_cursor() or 0)
         self._lifetime_s, self._fee_budget = tx_lifetime_s, fee_budget_uakt_per_day
         self._on_event, self._on_resync_done, self._on_settled = on_event, on_resync, on_settled
         self._senders: dict[str, Broadcaster] = {}
@@ -149,7 +149,7 @@ class ChainSession:
         while True:
             for address in sorted(self._wanted_books - self.books.accounts):
                 try:
-                    await self.books.open_account(self.client, address, height=self.tip.height)
+                    await self.books.open_account(self.client, address)
                 except (ChainError, ChainUnreachable) as error:
                     log.debug("book not opened yet", account=address, error=str(error))
             await self._compare_books()
@@ -162,7 +162,7 @@ class ChainSession:
         if entries == self._compared_entries:
             return
         try:
-            found = await self.books.difference(self.client, height=self.tip.height)
+            found = await self.books.difference(self.client)
         except (ChainError, ChainUnreachable) as error:
             log.debug("ledger not compared yet", error=str(error))
             return
@@ -267,6 +267,7 @@ class ChainSession:
             self._on_event(self, event, block.height)
 
     async def _on_resync(self, height: int) -> None:
+        self.books.skip_to(height)
         self._on_resync_done(self)
 
     @property
