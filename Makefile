@@ -6,7 +6,7 @@ PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 MYPY_PATHS := operator/gpulease tests/rig tests/demo
 
-.PHONY: help setup verify lint types imports test test-fast test-unit test-property test-contract test-envtest test-e2e demo demo-down bench proto rig-build rig-up rig-down clean
+.PHONY: help setup verify lint types imports test test-fast test-unit test-property test-contract test-envtest test-e2e demo demo-down bench proto rig-build rig-up rig-down sim sim-long clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -58,6 +58,12 @@ demo-down: ## remove what an aborted demo left
 
 bench: setup ## the figures of the main story on the rig, beside their bars (needs root)
 	PYTHONPATH=operator $(PY) -m tests.bench
+
+sim: setup ## the simulator: SEED, SEEDS, DAYS, BLOCK_S, ARGS (docs/dev/simulation.md)
+	PYTHONPATH=operator $(PY) -m tests.sim --seed $(or $(SEED),1) --seeds $(or $(SEEDS),1) --days $(or $(DAYS),1) $(if $(BLOCK_S),--block-s $(BLOCK_S)) $(ARGS)
+
+sim-long: setup ## the simulator for as long as one wants: SEED, SEEDS (default 1000), DAYS (default 30)
+	PYTHONPATH=operator $(PY) -m tests.sim --seed $(or $(SEED),1000) --seeds $(or $(SEEDS),1000) --days $(or $(DAYS),30) --keep-going $(ARGS)
 
 proto: setup ## write proto/akash from the wire facts and generate operator/gpulease/pb
 	$(PY) tools/gen_proto.py

@@ -17,7 +17,7 @@ step lint .venv/bin/python -m ruff check .
 step format .venv/bin/python -m ruff format --check .
 step types .venv/bin/python -m mypy operator/gpulease tests/rig tests/demo
 step imports .venv/bin/lint-imports
-for tier in unit property contract perf envtest e2e; do
+for tier in unit property contract sim perf envtest e2e; do
   if compgen -G "tests/$tier/test_*.py" >/dev/null; then
     step "$tier" .venv/bin/python -m pytest "tests/$tier" -q
   fi

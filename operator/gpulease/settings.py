@@ -21,6 +21,7 @@ class OperatorSettings(BaseSettings):
     roles: Annotated[tuple[str, ...], NoDecode] = ("provider", "tenant")
     state_dir: Path = Path("/var/lib/gpulease")
     metrics_listen: str = "127.0.0.1:9411"
+    """HOST:PORT of metrics and probes; empty for none."""
     log_level: str = "info"
     log_format: str = "json"
     standalone: bool = True

@@ -15,7 +15,7 @@ from gpulease.chain.events import Block, TxOutcome
 from gpulease.chain.outbox import Entry, Intent, Outbox, State
 from gpulease.chain.reader import Clock
 from gpulease.chain.tx import Fee, Ordering, Signer, build, tx_hash
-from gpulease.errors import ChainError, ChainUnreachable
+from gpulease.errors import ChainError, ChainUnreachable, StoreError
 from gpulease.units import NS_PER_S, Dec
 
 log = structlog.get_logger(__name__)
@@ -75,7 +75,9 @@ class Broadcaster:
 
     async def run(self, *, idle_s: float = 1.0) -> None:
         """Until cancelled."""
-        await self.recover()
+        with contextlib.suppress(StoreError):
+            # What could not be noted is found again when its deadline has passed.
+            await self.recover()
         while True:
             await self.step()
             with contextlib.suppress(TimeoutError):
@@ -105,6 +107,9 @@ class Broadcaster:
                 await self._send(entry, chain_time_ns)
             self.problem = None
         except ChainUnreachable as error:
+            self.problem = str(error)
+        except StoreError as error:
+            # What was sent and not noted is sent again: the same bytes, once in a block.
             self.problem = str(error)
         except ChainError as error:
             self.problem = str(error)

@@ -37,6 +37,8 @@ from cosmos.crypto.secp256k1 import keys_pb2
 T = TypeVar("T")
 PAGE = 200
 MAX_ITEMS = 20_000
+HEIGHT_KEY = "x-cosmos-block-height"
+"""In a request's metadata: answer from the state at this height, or not at all (cosmos-sdk baseapp)."""
 _NOT_FOUND_WORDS = ("not found", "unknown")
 
 
@@ -211,15 +213,16 @@ class ChainClient:
 
     # --- queries -----------------------------------------------------------------------------------------------
 
-    async def _query(self, method: str, request: Any, response: type[Any]) -> Any:
-        """One gRPC query; None for a positive "not found"."""
+    async def _query(self, method: str, request: Any, response: type[Any], *, height: int | None = None) -> Any:
+        """One gRPC query; None for a positive "not found". ``height`` asks for the state at exactly that height."""
+        metadata = None if height is None else ((HEIGHT_KEY, str(height)),)
 
         async def ask(node: _Node) -> Any:
             stub = node.channel.unary_unary(
                 method, request_serializer=lambda r: r.SerializeToString(), response_deserializer=response.FromString
             )
             try:
-                return await stub(request, timeout=self.timeout_s)
+                return await stub(request, timeout=self.timeout_s, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 words = error.details() or ""
                 if error.code() is grpc.StatusCode.NOT_FOUND:
@@ -232,11 +235,13 @@ class ChainClient:
 
         return await self._each(ask)
 
-    async def _pages(self, method: str, request: Any, response: type[Any], name: str) -> list[Any]:
+    async def _pages(
+        self, method: str, request: Any, response: type[Any], name: str, *, height: int | None = None
+    ) -> list[Any]:
         items: list[Any] = []
         request.pagination.limit = PAGE
         while True:
-            answer = await self._query(method, request, response)
+            answer = await self._query(method, request, response, height=height)
             if answer is None:
                 return items
             items.extend(getattr(answer, name))
@@ -338,12 +343,14 @@ class ChainClient:
         )
         return [codec.certificate(owner, entry) for entry in raw]
 
-    async def balances(self, address: str) -> dict[str, int]:
+    async def balances(self, address: str, *, height: int | None = None) -> dict[str, int]:
+        """At ``height``, or at the height of whatever node answers; ``ChainError`` when it no longer has that one."""
         raw = await self._pages(
             "/cosmos.bank.v1beta1.Query/AllBalances",
             bank_query.QueryAllBalancesRequest(address=address),
             bank_query.QueryAllBalancesResponse,
             "balances",
+            height=height,
         )
         return {coin.denom: int(coin.amount) for coin in raw}
 

@@ -17,7 +17,7 @@ import structlog
 
 from gpulease.chain.client import ChainClient
 from gpulease.chain.events import Block
-from gpulease.errors import ChainError, ChainPruned, ChainUnreachable, GpuleaseError
+from gpulease.errors import ChainError, ChainPruned, ChainUnreachable, GpuleaseError, StoreError
 from gpulease.units import NS_PER_S
 
 log = structlog.get_logger(__name__)
@@ -99,6 +99,9 @@ class BlockReader:
             self._report("ChainUnreachable", f"The chain does not answer ({error}). It is tried again.")
         except ChainError as error:
             self._report(type(error).__name__, f"{error}")
+        except StoreError as error:
+            # The cursor has not moved: the same block is read again, and everything that it leads to is safe to repeat.
+            self._report("StoreRefuses", f"{error}")
 
     def _report(self, reason: str, words: str) -> None:
         if self.tip.problem is None or self.tip.problem[0] != reason:

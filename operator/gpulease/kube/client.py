@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from datetime import datetime
 from typing import Any
 
 from gpulease.errors import KubeError, KubeNotFound, KubeUnreachable
@@ -42,11 +43,12 @@ _LOG_LINE_BYTES = 1 << 16
 class Cluster:
     """One cluster. Raises ``KubeNotFound``, ``KubeConflict``, ``KubeError``, ``KubeUnreachable`` and nothing else."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, *, now: Callable[[], datetime] | None = None) -> None:
+        """``now`` stamps Events; the system's time by default."""
         self._transport = transport
         self._discovered: dict[tuple[str, str], Resource] = {}
         self._writes: Counter[str] = Counter()
-        self._events = EventRecorder(self, component=FIELD_MANAGER)
+        self._events = EventRecorder(self, component=FIELD_MANAGER, now=now)
 
     @classmethod
     def connect(

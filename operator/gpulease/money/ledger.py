@@ -70,12 +70,14 @@ def entries_of(
     return found
 
 
-def opening(account: str, balances: Mapping[str, int], *, height: int) -> LedgerEntry:
-    """What an account held when the book on it was opened."""
+def opening(account: str, balances: Mapping[str, int], *, height: int, again: bool = False) -> LedgerEntry:
+    """What an account held when the book on it was opened; ``again``: what moved while it was not kept."""
     postings: list[Posting] = []
     for denom, amount in sorted(balances.items()):
         postings.append(Posting(OPENING, denom, -amount))
         postings.append(Posting(account, denom, amount))
+    if again:
+        return LedgerEntry(f"opening/{account}/{height}", height, "moved in blocks that were not read", tuple(postings))
     return LedgerEntry(f"opening/{account}", height, "balance when this book was opened", tuple(postings))
 
 

@@ -20,12 +20,13 @@ from gpulease.runtime.events import keys_of
 from gpulease.runtime.hosted import HostedLeases
 from gpulease.runtime.market import Market
 from gpulease.runtime.metrics import MetricsServer
+from gpulease.runtime.outside import Network, Outside
 from gpulease.runtime.provider import Providers
 from gpulease.runtime.specs import ChainSpec
 from gpulease.runtime.talks import Talks
 from gpulease.runtime.tenant import Tenants
 from gpulease.runtime.usage import UsageIntake
-from gpulease.runtime.watch import ManifestWatch, Watcher
+from gpulease.runtime.watch import ManifestWatch
 from gpulease.runtime.work import (
     BidKey,
     ChainKey,
@@ -48,14 +49,23 @@ class Operator:
     """Both roles. ``run`` returns when cancelled; a part that fails for good ends the whole, to be started anew."""
 
     def __init__(
-        self, settings: OperatorSettings, cluster: Cluster, journal: Journal, clock: Clock, *, kubeconfig: str | None
+        self,
+        settings: OperatorSettings,
+        cluster: Cluster,
+        journal: Journal,
+        clock: Clock,
+        *,
+        kubeconfig: str | None = None,
+        outside: Outside | None = None,
     ) -> None:
+        """``outside`` None is the real network, found through ``kubeconfig`` as :class:`Cluster` finds it."""
         self.settings, self.cluster, self.journal, self.clock = settings, cluster, journal, clock
+        self._outside: Outside = outside or Network(kubeconfig=kubeconfig)
         self.roles = set(settings.roles)
         self._devices: dict[str, frozenset[str]] = {}
         self.usage = UsageCollector(journal)
         self.hub = ChainHub(self._session)
-        self.providers = Providers(cluster, self.hub, journal, clock)
+        self.providers = Providers(cluster, self.hub, journal, clock, look_s=self._outside.pace.provider_s)
         self.market = Market(self.providers)
         self.hosted = HostedLeases(
             cluster,
@@ -66,11 +76,12 @@ class Operator:
             namespace=settings.namespace,
             retention_s=settings.closed_lease_retention_s,
         )
-        self.tenants = Tenants(cluster, self.hub, Talks(journal), clock)
+        self.tenants = Tenants(cluster, self.hub, Talks(journal), clock, self._outside)
         self.intake = UsageIntake(
             self.usage,
             endpoints=settings.agent_endpoints,
             token=_token(settings),
+            connect=self._outside.agent,
             poll_s=settings.agent_poll_interval_s,
             on_change=self._usage_changed,
         )
@@ -79,15 +90,14 @@ class Operator:
             "market": WorkQueue(self._look, name="market", workers=_MARKET_WORKERS),
             "main": WorkQueue(self._look, name="main", workers=settings.workers),
         }
-        self._watcher = Watcher(
-            enqueue=self.enqueue,
-            lease_of_namespace=self.hosted.by_namespace.get,
-            kubeconfig=kubeconfig,
-            roles=self.roles,
+        self._watcher = self._outside.watcher(
+            enqueue=self.enqueue, lease_of_namespace=self.hosted.by_namespace.get, roles=self.roles
         )
         self._manifests = ManifestWatch(cluster, namespace=settings.namespace, enqueue=self.enqueue)
-        host, port = _listen(settings.metrics_listen)
-        self._server = MetricsServer(self, host=host, port=port)
+        self._server: MetricsServer | None = None
+        if settings.metrics_listen:
+            host, port = _listen(settings.metrics_listen)
+            self._server = MetricsServer(self, host=host, port=port)
 
     @property
     def watching(self) -> bool:
@@ -96,16 +106,18 @@ class Operator:
     # --- life --------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        await self._server.start()
+        if self._server is not None:
+            await self._server.start()
         try:
             if self.settings.standalone:
                 await self._work()
             else:
                 await self._lead()
         finally:
-            await self._server.stop()
-            await self.intake.close()
+            if self._server is not None:
+                await self._server.stop()
             await self.hub.close()
+            await self._outside.close()
 
     async def _lead(self) -> None:
         election = Election(self.cluster, namespace=self.settings.namespace)
@@ -122,6 +134,7 @@ class Operator:
             for name, queue in self.queues.items():
                 group.create_task(queue.run(), name=f"queue:{name}")
             group.create_task(self._watcher.run(), name="watch")
+            group.create_task(self.hub.failed.raised(), name="chains")
             if "provider" in self.roles:
                 group.create_task(self._manifests.run(), name="watch-manifests")
             group.create_task(self._resync(), name="resync")
@@ -142,6 +155,10 @@ class Operator:
         queue.add(key, urgent=urgent)
 
     async def _look(self, key: WorkKey) -> float | None:
+        again_s = await self._look_at(key)
+        return None if again_s is None else max(again_s, self._outside.pace.soonest_s)
+
+    async def _look_at(self, key: WorkKey) -> float | None:
         match key:
             case OrderKey():
                 return await self.market.look_at_order(key)
@@ -179,6 +196,8 @@ class Operator:
     def _session(self, spec: ChainSpec) -> ChainSession:
         return ChainSession(
             spec,
+            client=self._outside.chain(spec),
+            pace=self._outside.pace,
             journal=self.journal,
             clock=self.clock,
             tx_lifetime_s=self.settings.tx_lifetime_s,

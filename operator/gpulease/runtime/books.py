@@ -8,6 +8,7 @@ import structlog
 
 from gpulease.chain.client import ChainClient
 from gpulease.chain.events import Block, RawEvent
+from gpulease.errors import ChainError
 from gpulease.money.ledger import Ledger, LedgerEntry, Posting, Transfer, entries_of, opening
 from gpulease.store.journal import Journal
 
@@ -17,7 +18,9 @@ log = structlog.get_logger(__name__)
 class Books:
     """One ledger per chain. Accounts are opened with their balance at a height and followed from there."""
 
-    def __init__(self, journal: Journal, chain_id: str) -> None:
+    def __init__(self, journal: Journal, chain_id: str, *, height: int) -> None:
+        """``height`` is the last block that was booked, 0 for none."""
+        self.height = height
         self._journal, self._stream = journal, f"ledger:{chain_id}"
         self._cursor_key = chain_id
         self.ledger = Ledger()
@@ -33,24 +36,54 @@ class Books:
         body = self._journal.get("book-accounts", self._cursor_key)
         return dict(body["opened"]) if body else {}
 
-    async def open_account(self, client: ChainClient, address: str, *, height: int) -> bool:
-        """Open the book on an account; False when the balance could not be pinned to ``height`` this time."""
+    async def open_account(self, client: ChainClient, address: str) -> bool:
+        """Open the book on an account; False when its balance after the last block booked could not be had now.
+
+        An account whose blocks were not all read (see :meth:`skip_to`) goes on from what it holds now.
+        """
         if address in self.accounts:
             return True
-        before = await client.status()
-        balances = await client.balances(address)
-        after = await client.status()
-        if not before.height == after.height == height:
+        height = self.height
+        balances = await self._balances(client, address, height)
+        if balances is None:
             return False
         opened = self._opened_at()
         opened[address] = height
+        moved = self.ledger.difference(address, balances)
+        entry = opening(address, moved, height=height, again=self.ledger.has_book(address))
         with self._journal.transaction():
-            self._post([opening(address, balances, height=height)])
+            if entry.postings:
+                self._journal.append(self._stream, [(entry.id, _body(entry))])
             self._journal.put("book-accounts", self._cursor_key, {"opened": opened})
+        if entry.postings:
+            self.ledger.post(entry)
         return True
+
+    async def _balances(self, client: ChainClient, address: str, height: int) -> dict[str, int] | None:
+        """At exactly ``height``, from a node that has it; None when none has, or a block was booked meanwhile."""
+        if not height:
+            return None
+        try:
+            found = await client.balances(address, height=height)
+        except ChainError:
+            return None
+        return found if self.height == height else None
+
+    def skip_to(self, height: int) -> None:
+        """Blocks up to ``height`` will never be read: what they moved is unknown, so every book is opened anew."""
+        if height <= self.height:
+            return
+        if self.height and self.accounts:
+            log.warning("blocks were not read, books are opened anew", from_height=self.height + 1, to_height=height)
+            self._journal.put("book-accounts", self._cursor_key, {"opened": {}})
+        self.height = height
 
     def read_block(self, block: Block) -> None:
         """Post every transfer of the block that touches an open account."""
+        self._read_block(block)
+        self.height = block.height
+
+    def _read_block(self, block: Block) -> None:
         opened = self._opened_at()
         accounts = frozenset(address for address, height in opened.items() if block.height > height)
         if not accounts:
@@ -72,15 +105,21 @@ class Books:
             self._post(entries)
 
     def _post(self, entries: Iterable[LedgerEntry]) -> None:
-        new = [entry for entry in entries if self.ledger.post(entry)]
-        self._journal.append(self._stream, [(entry.id, _body(entry)) for entry in new])
+        """On disk first: an entry that only memory had would be passed over when its block is read again."""
+        batch = list(entries)
+        self._journal.append(self._stream, [(entry.id, _body(entry)) for entry in batch])
+        for entry in batch:
+            self.ledger.post(entry)
 
-    async def difference(self, client: ChainClient, *, height: int) -> dict[str, dict[str, int]] | None:
-        """Chain minus ledger by account; None when the chain moved on while looking."""
-        before = await client.status()
-        found = {address: self.ledger.difference(address, await client.balances(address)) for address in self.accounts}
-        after = await client.status()
-        return found if before.height == after.height == height else None
+    async def difference(self, client: ChainClient) -> dict[str, dict[str, int]] | None:
+        """Chain minus ledger by account after the last block booked; None when the chain moved on while looking."""
+        height, found = self.height, {}
+        for address in sorted(self.accounts):
+            balances = await self._balances(client, address, height)
+            if balances is None:
+                return None
+            found[address] = self.ledger.difference(address, balances)
+        return found
 
 
 def _transfers(events: Iterable[RawEvent]) -> list[Transfer]:

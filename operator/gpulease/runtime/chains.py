@@ -16,7 +16,7 @@ import structlog
 from google.protobuf.message import Message
 
 from gpulease.chain.broadcaster import Broadcaster
-from gpulease.chain.client import ChainClient, Endpoint
+from gpulease.chain.client import ChainClient
 from gpulease.chain.events import Block, ChainEvent
 from gpulease.chain.keys import Key
 from gpulease.chain.outbox import Entry, Intent, Priority, State
@@ -27,6 +27,7 @@ from gpulease.planning import Seen
 from gpulease.runtime.books import Books
 from gpulease.runtime.clock import Clock
 from gpulease.runtime.outbox import JournalOutbox
+from gpulease.runtime.outside import Pace
 from gpulease.runtime.specs import ChainSpec, gas_price_uakt
 from gpulease.runtime.work import WorkKey
 from gpulease.store.journal import Journal
@@ -54,6 +55,28 @@ class _Tries:
     at_height: int
 
 
+class Failed:
+    """Tasks that are nobody's to await: the first that fails is raised where somebody does."""
+
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+        self._event = asyncio.Event()
+
+    def watch(self, task: asyncio.Task[None]) -> None:
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._error = self._error or task.exception()
+            self._event.set()
+
+    async def raised(self) -> None:
+        """Until cancelled or until a watched task has failed."""
+        await self._event.wait()
+        assert self._error is not None
+        raise self._error
+
+
 class ChainSession:
     """Follows one chain until cancelled."""
 
@@ -61,6 +84,8 @@ class ChainSession:
         self,
         spec: ChainSpec,
         *,
+        client: ChainClient,
+        pace: Pace,
         journal: Journal,
         clock: Clock,
         tx_lifetime_s: float,
@@ -70,16 +95,17 @@ class ChainSession:
         on_settled: Callable[[WorkKey], None],
     ) -> None:
         self.spec = spec
-        self.client = ChainClient([Endpoint(*pair) for pair in spec.endpoints], spec.chain_id)
+        self.client, self._pace = client, pace
         # Endpoints are somebody's claim about a chain: what one set says never mixes with what another says.
         self._cursor_key = f"{spec.chain_id}/{hashlib.sha256(repr(spec.endpoints).encode()).hexdigest()[:12]}"
-        self.books = Books(journal, self._cursor_key)
         self._journal, self._clock = journal, clock
+        self.books = Books(journal, self._cursor_key, height=self._load_cursor() or 0)
         self._lifetime_s, self._fee_budget = tx_lifetime_s, fee_budget_uakt_per_day
         self._on_event, self._on_resync_done, self._on_settled = on_event, on_resync, on_settled
         self._senders: dict[str, Broadcaster] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wanted_books: set[str] = set()
+        self._failed = Failed()
         self.reader = BlockReader(
             self.client,
             clock=clock,
@@ -87,7 +113,7 @@ class ChainSession:
             save_cursor=self._save_cursor,
             on_block=self._on_block,
             on_resync=self._on_resync,
-            poll_s=0.2,
+            poll_s=pace.chain_poll_s,
         )
         self._interest: dict[str, WorkKey] = {}
         self.settled_total: Counter[tuple[str, str]] = Counter()
@@ -118,6 +144,7 @@ class ChainSession:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.reader.run(), name=f"reader:{self.spec.chain_id}")
                 group.create_task(self._open_books(), name=f"books:{self.spec.chain_id}")
+                group.create_task(self._failed.raised(), name=f"senders:{self.spec.chain_id}")
         finally:
             for task in self._tasks.values():
                 task.cancel()
@@ -129,11 +156,12 @@ class ChainSession:
         while True:
             for address in sorted(self._wanted_books - self.books.accounts):
                 try:
-                    await self.books.open_account(self.client, address, height=self.tip.height)
+                    await self.books.open_account(self.client, address)
                 except (ChainError, ChainUnreachable) as error:
                     log.debug("book not opened yet", account=address, error=str(error))
             await self._compare_books()
-            await self._clock.sleep(0.2 if self._wanted_books - self.books.accounts else 2.0)
+            waiting = self._wanted_books - self.books.accounts
+            await self._clock.sleep(self._pace.chain_poll_s if waiting else self._pace.books_s)
 
     async def _compare_books(self) -> None:
         """Hold the ledger against the bank after every change; a difference is told, never mended by itself."""
@@ -141,7 +169,7 @@ class ChainSession:
         if entries == self._compared_entries:
             return
         try:
-            found = await self.books.difference(self.client, height=self.tip.height)
+            found = await self.books.difference(self.client)
         except (ChainError, ChainUnreachable) as error:
             log.debug("ledger not compared yet", error=str(error))
             return
@@ -168,7 +196,10 @@ class ChainSession:
                 on_change=self._changed,
             )
             self._senders[key.address] = sender
-            self._tasks[key.address] = asyncio.create_task(sender.run(idle_s=0.5), name=f"send:{key.address}")
+            self._tasks[key.address] = asyncio.create_task(
+                sender.run(idle_s=self._pace.send_s), name=f"send:{key.address}"
+            )
+            self._failed.watch(self._tasks[key.address])
             self._wanted_books.add(key.address)
         return sender
 
@@ -243,6 +274,7 @@ class ChainSession:
             self._on_event(self, event, block.height)
 
     async def _on_resync(self, height: int) -> None:
+        self.books.skip_to(height)
         self._on_resync_done(self)
 
     @property
@@ -258,6 +290,7 @@ class ChainHub:
         self._make = make
         self._sessions: dict[tuple[str, tuple[tuple[str, str], ...]], ChainSession] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self.failed = Failed()
 
     def session(self, spec: ChainSpec) -> ChainSession:
         """``ChainError`` when too many different chains are named."""
@@ -268,7 +301,9 @@ class ChainHub:
                 raise ChainError(f"more than {MOST_SESSIONS} different chains or endpoint lists are in use")
             found = self._make(spec)
             self._sessions[key] = found
-            self._tasks.append(asyncio.create_task(found.run(), name=f"chain:{spec.chain_id}"))
+            task = asyncio.create_task(found.run(), name=f"chain:{spec.chain_id}")
+            self._tasks.append(task)
+            self.failed.watch(task)
         return found
 
     def named(self, name: str) -> ChainSession | None:

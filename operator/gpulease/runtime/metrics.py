@@ -176,8 +176,8 @@ class MetricsServer:
 
     async def _compare(self, session: Any) -> dict[str, Any]:
         for _ in range(_LEDGER_TRIES):
-            height = session.tip.height
-            found = await session.books.difference(session.client, height=height)
+            height = session.books.height
+            found = await session.books.difference(session.client)
             if found is not None:
                 accounts = {
                     account: {

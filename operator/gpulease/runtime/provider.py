@@ -63,8 +63,11 @@ class ProviderSite:
 class Providers:
     """All GPUProviders of the operator's namespace, by object name and by account."""
 
-    def __init__(self, cluster: Cluster, hub: ChainHub, journal: Journal, clock: Clock) -> None:
+    def __init__(
+        self, cluster: Cluster, hub: ChainHub, journal: Journal, clock: Clock, *, look_s: float = 15.0
+    ) -> None:
         self._cluster, self._hub, self._journal, self._clock = cluster, hub, journal, clock
+        self._look_s = look_s
         self.by_name: dict[ObjectName, ProviderSite] = {}
         self._figures = statuses.Figures()
 
@@ -88,7 +91,7 @@ class Providers:
         facts["openBids"] = site.stock.reservations.open_count()
         await self._write(body, site, tuple(conditions), facts)
         ready = conditions[0].status == "True"
-        return 15.0 if ready else 0.5
+        return self._look_s if ready else 0.5
 
     async def _site(self, name: ObjectName, body: Mapping[str, Any]) -> ProviderSite | Condition:
         try:

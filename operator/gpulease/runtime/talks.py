@@ -23,6 +23,7 @@ class Talks:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._views: dict[LeaseId, GatewayView] = {}
+        self._unready: dict[LeaseId, int] = {}
 
     def view(self, lease: LeaseId) -> GatewayView:
         found = self._views.get(lease)
@@ -38,6 +39,14 @@ class Talks:
 
     def failed(self, lease: LeaseId, words: str, *, retry_at_ns: int) -> None:
         self._views[lease] = replace(self.view(lease), problem=words, retry_at_ns=retry_at_ns)
+
+    def unready(self, lease: LeaseId) -> int:
+        """Answers in a row that did not call everything ready; this one included."""
+        self._unready[lease] = self._unready.get(lease, 0) + 1
+        return self._unready[lease]
+
+    def ready(self, lease: LeaseId) -> None:
+        self._unready.pop(lease, None)
 
     def answered(self, lease: LeaseId, body: Mapping[str, Any] | None, *, retry_at_ns: int) -> GatewayView:
         """``body`` is a lease status, None for the gateway's "nothing is deployed yet"."""
@@ -55,6 +64,7 @@ class Talks:
     def forget(self, deployment: DeploymentId) -> None:
         for lease in [known for known in self._views if known.deployment == deployment]:
             del self._views[lease]
+            self._unready.pop(lease, None)
             self._journal.delete(_KIND, str(lease))
 
 

@@ -9,6 +9,7 @@ from gpulease.kube.client import Cluster
 from gpulease.kube.refs import Ref
 from gpulease.runtime.chains import ChainHub
 from gpulease.runtime.clock import Clock
+from gpulease.runtime.outside import Outside
 from gpulease.runtime.specs import ObjectName
 from gpulease.runtime.talks import Talks
 from gpulease.runtime.tenant_actions import Actor
@@ -25,10 +26,10 @@ _MOST_STEPS = 3
 class Tenants:
     """All GPULeases of the cluster."""
 
-    def __init__(self, cluster: Cluster, hub: ChainHub, talks: Talks, clock: Clock) -> None:
+    def __init__(self, cluster: Cluster, hub: ChainHub, talks: Talks, clock: Clock, outside: Outside) -> None:
         self._cluster, self._talks = cluster, talks
         self._gatherer = Gatherer(cluster, hub, talks, clock)
-        self._actor = Actor(cluster, talks, clock)
+        self._actor = Actor(cluster, talks, clock, outside)
         self.by_deployment: dict[DeploymentId, ObjectName] = {}
         self.states: dict[ObjectName, str] = {}
         """Last known state by object, for metrics."""

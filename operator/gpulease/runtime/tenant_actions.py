@@ -15,7 +15,6 @@ from gpulease.chain import codec
 from gpulease.chain.outbox import Priority
 from gpulease.errors import AuthError, ConfigError, GatewayRefused, GatewayUnreachable
 from gpulease.gateway import client as gateway
-from gpulease.gateway import tenant as streams
 from gpulease.ids import LeaseId
 from gpulease.kube.client import Cluster
 from gpulease.kube.refs import Ref
@@ -23,6 +22,7 @@ from gpulease.market.model import Certificate
 from gpulease.runtime import status as statuses
 from gpulease.runtime import trouble
 from gpulease.runtime.clock import Clock
+from gpulease.runtime.outside import Outside
 from gpulease.runtime.talks import Talks, is_ready
 from gpulease.runtime.tenant_gather import Round
 from gpulease.tenancy import states as s
@@ -30,17 +30,18 @@ from gpulease.units import NS_PER_S, UACT, Coin
 
 log = structlog.get_logger(__name__)
 _ASK_STARTING_S = 1.0
-_ASK_RUNNING_S = 30.0
+_ASK_SOON = 30
+"""So many answers are asked for at the starting pace."""
 _ASK_FAILED_S = 5.0
-_PATIENCE_S = 5.0
-"""Services that take longer to start than this are asked about in the provider's events."""
+_PATIENCE = 5
+"""Services that are not ready after so many answers are asked about in the provider's events."""
 
 
 class Actor:
-    def __init__(self, cluster: Cluster, talks: Talks, clock: Clock) -> None:
+    def __init__(self, cluster: Cluster, talks: Talks, clock: Clock, outside: Outside) -> None:
         self._cluster, self._talks, self._clock = cluster, talks, clock
+        self._gateways, self._pace = outside.gateways, outside.pace
         self._figures = statuses.Figures()
-        self._slow_since_ns: dict[LeaseId, int] = {}
 
     async def execute(self, round_: Round, plan: s.Plan) -> LeaseId | None:
         """Do what the plan says; the lease whose gateway has just been spoken to, if any."""
@@ -65,8 +66,6 @@ class Actor:
         if released:
             await self._release(round_)
             self._figures.forget(round_.seen.uid)
-            for lease in [x for x in self._slow_since_ns if x.deployment == round_.seen.deployment_id]:
-                del self._slow_since_ns[lease]
         return spoken_to
 
     # --- the object --------------------------------------------------------------------------------------------------
@@ -146,7 +145,7 @@ class Actor:
     async def _send_manifest(self, round_: Round, lease: LeaseId, uri: str) -> None:
         assert round_.spec is not None
         assert round_.wallet is not None
-        sent = gateway.send_manifest(
+        sent = self._gateways.send_manifest(
             host_uri=uri,
             provider=lease.provider,
             dseq=lease.dseq,
@@ -171,7 +170,7 @@ class Actor:
     async def _ask_status(self, round_: Round, lease: LeaseId, uri: str) -> None:
         assert round_.wallet is not None
         try:
-            body: Any = await gateway.lease_status(
+            body: Any = await self._gateways.lease_status(
                 host_uri=uri,
                 lease=lease,
                 key=round_.wallet,
@@ -186,22 +185,27 @@ class Actor:
         except (GatewayUnreachable, AuthError, ConfigError) as error:
             self._talks.failed(lease, _sentence(error), retry_at_ns=self._in(_ASK_FAILED_S))
             return
-        view = self._talks.answered(lease, body, retry_at_ns=self._in(_ASK_STARTING_S))
+        view = self._talks.answered(lease, body, retry_at_ns=self._in(self._pace.gateway_s))
         if is_ready(view):
-            self._talks.answered(lease, body, retry_at_ns=self._in(_ASK_RUNNING_S))
-            self._slow_since_ns.pop(lease, None)
+            self._talks.ready(lease)
             return
-        since_ns = self._slow_since_ns.setdefault(lease, self._clock.now_ns())
-        if self._clock.now_ns() - since_ns > _PATIENCE_S * NS_PER_S:
-            caller = gateway.Caller(
-                uri,
-                lease.provider,
-                round_.wallet,
-                _certificates(round_),
-                now_s=self._clock.now_ns() / NS_PER_S,
-                timeout_s=trouble.DEADLINE_S,
-            )
-            self._talks.troubled(lease, await trouble.read(streams.events(caller, lease)))
+        # Soon at first; what has not come up for long is asked for as seldom as what runs.
+        asked = self._talks.unready(lease)
+        pause_s = min(_ASK_STARTING_S * 2 ** min(max(asked - _ASK_SOON, 0), 30), self._pace.gateway_s)
+        self._talks.answered(lease, body, retry_at_ns=self._in(pause_s))
+        if asked > _PATIENCE:
+            self._talks.troubled(lease, await self._trouble(round_, lease, uri))
+
+    async def _trouble(self, round_: Round, lease: LeaseId, uri: str) -> tuple[str, str] | None:
+        assert round_.wallet is not None
+        events = self._gateways.lease_events(
+            host_uri=uri,
+            lease=lease,
+            key=round_.wallet,
+            certificates=_certificates(round_),
+            now_s=self._clock.now_ns() / NS_PER_S,
+        )
+        return await trouble.read(events)
 
     def _in(self, seconds: float) -> int:
         return self._clock.now_ns() + int(seconds * NS_PER_S)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import aiohttp
 import structlog
 
-from gpulease.agent.client import AgentClient
-from gpulease.agent.collector import UsageCollector
+from gpulease.agent.collector import RecordSource, UsageCollector
 from gpulease.errors import AgentUnreachable, BadInput
 from gpulease.kube.client import Cluster
 from gpulease.kube.refs import Json
@@ -29,13 +27,13 @@ class UsageIntake:
         *,
         endpoints: Mapping[str, str],
         token: str | None,
+        connect: Callable[..., RecordSource],
         poll_s: float,
         on_change: Callable[[str], None],
     ) -> None:
         self._collector, self._token, self._poll_s = collector, token, poll_s
         self._fixed, self._found = dict(endpoints), dict[str, str]()
-        self._on_change = on_change
-        self._session: aiohttp.ClientSession | None = None
+        self._connect, self._on_change = connect, on_change
         self.problems: dict[str, str] = {}
         self.lost_total = 0
 
@@ -55,10 +53,8 @@ class UsageIntake:
         if url is None:
             self.problems.pop(key.node, None)
             return None
-        if self._session is None:
-            self._session = aiohttp.ClientSession()
         try:
-            done = await self._collector.collect(key.node, AgentClient(url, self._session, token=self._token))
+            done = await self._collector.collect(key.node, self._connect(url, token=self._token))
         except (AgentUnreachable, BadInput) as error:
             if self.problems.get(key.node) != str(error):
                 log.warning("usage of a node is unknown", node=key.node, problem=str(error))
@@ -69,10 +65,6 @@ class UsageIntake:
         for namespace in done.namespaces:
             self._on_change(namespace)
         return _CATCH_UP_S if done.behind else self._poll_s
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
 
 
 def _url(pod: Json) -> str:

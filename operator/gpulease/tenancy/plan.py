@@ -254,7 +254,8 @@ def _bidding(seen: ObservedTenant, order: Order, base: tuple[Condition, ...]) ->
             *base,
         )
         bids_seen = {"bids": _bid_facts(seen, choice)}
-        return Plan((), TenantState.BIDDING, conditions, {}, _RETRY_S, bids_seen)
+        # A new bid is an event: until then there is nothing to ask for.
+        return Plan((), TenantState.BIDDING, conditions, {}, _SLOW_S, bids_seen)
     if seen.lease_tx is not None and seen.lease_tx.refusal is not None:
         words = f"The lease with {choice.winner.provider} was refused: {seen.lease_tx.refusal}; it is tried again."
         return Plan(

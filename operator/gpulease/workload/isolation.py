@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from gpulease.inventory.placement import need_of
@@ -84,8 +85,8 @@ def network_rules(group: ManifestGroup, *, closed_ranges: Sequence[str], opened:
     }
     closed = [*PRIVATE_V4, *PRIVATE_V6, *closed_ranges]
     public = [
-        {"ipBlock": {"cidr": "0.0.0.0/0", "except": _minimal(closed, 4)}},
-        {"ipBlock": {"cidr": "::/0", "except": _minimal(closed, 6)}},
+        {"ipBlock": {"cidr": "0.0.0.0/0", "except": list(_minimal(tuple(closed), 4))}},
+        {"ipBlock": {"cidr": "::/0", "except": list(_minimal(tuple(closed), 6))}},
     ]
     egress: list[dict[str, Any]] = [{"to": [own]}, dns, {"to": public}]
     if opened:
@@ -93,12 +94,13 @@ def network_rules(group: ManifestGroup, *, closed_ranges: Sequence[str], opened:
     return {"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": ingress, "egress": egress}
 
 
-def _minimal(ranges: Iterable[str], version: int) -> list[str]:
+@lru_cache(maxsize=64)
+def _minimal(ranges: tuple[str, ...], version: int) -> tuple[str, ...]:
     """Without what another range covers, so that the policy does not change with every node of one subnet."""
     networks = [ipaddress.ip_network(text, strict=False) for text in ranges]
     if version == 4:
-        return [str(n) for n in ipaddress.collapse_addresses(n for n in networks if n.version == 4)]
-    return [str(n) for n in ipaddress.collapse_addresses(n for n in networks if n.version == 6)]
+        return tuple(str(n) for n in ipaddress.collapse_addresses(n for n in networks if n.version == 4))
+    return tuple(str(n) for n in ipaddress.collapse_addresses(n for n in networks if n.version == 6))
 
 
 def quota_spec(group: ManifestGroup) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import lru_cache
 
 from gpulease.ids import LeaseId
 
 
+@lru_cache(maxsize=16_384)
 def lease_namespace(lease: LeaseId) -> str:
     """45 characters of ``[0-9a-v]``: base32hex of sha224 over the id, the peer's derivation (akash reference §4).
 
