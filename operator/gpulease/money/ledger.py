@@ -14,6 +14,7 @@ from gpulease.errors import InvariantBroken
 
 _COIN = re.compile(r"([0-9]+)([a-zA-Z][a-zA-Z0-9/:._-]*)\Z")
 OPENING = "opening"
+UNSEEN = "unseen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,15 @@ def opening(account: str, balances: Mapping[str, int], *, height: int) -> Ledger
         postings.append(Posting(OPENING, denom, -amount))
         postings.append(Posting(account, denom, amount))
     return LedgerEntry(f"opening/{account}", height, "balance when this book was opened", tuple(postings))
+
+
+def unseen(account: str, missed: Mapping[str, int], *, height: int) -> LedgerEntry:
+    """What moved in blocks that could not be read: known as a sum only. ``missed`` is chain minus ledger."""
+    postings: list[Posting] = []
+    for denom, amount in sorted(missed.items()):
+        postings.append(Posting(UNSEEN, denom, -amount))
+        postings.append(Posting(account, denom, amount))
+    return LedgerEntry(f"unseen/{account}/{height}", height, "moved in blocks that no node keeps", tuple(postings))
 
 
 class Ledger:

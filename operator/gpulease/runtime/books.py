@@ -8,19 +8,24 @@ import structlog
 
 from gpulease.chain.client import ChainClient
 from gpulease.chain.events import Block, RawEvent
-from gpulease.money.ledger import Ledger, LedgerEntry, Posting, Transfer, entries_of, opening
+from gpulease.money.ledger import Ledger, LedgerEntry, Posting, Transfer, entries_of, opening, unseen
 from gpulease.store.journal import Journal
 
 log = structlog.get_logger(__name__)
 
 
 class Books:
-    """One ledger per chain. Accounts are opened with their balance at a height and followed from there."""
+    """One ledger per chain. Accounts are opened with their balance at a height and followed from there.
+
+    ``chain_id`` names the chain's cursor in the journal too: where reading stood when the process ended.
+    """
 
     def __init__(self, journal: Journal, chain_id: str) -> None:
         self._journal, self._stream = journal, f"ledger:{chain_id}"
         self._cursor_key = chain_id
         self.ledger = Ledger()
+        cursor = journal.get("cursor", chain_id)
+        self._last = int(cursor["height"]) if cursor else 0
         for row in journal.read_all(self._stream):
             self.ledger.post(_entry(row.key, row.body))
 
@@ -34,27 +39,43 @@ class Books:
         return dict(body["opened"]) if body else {}
 
     async def open_account(self, client: ChainClient, address: str, *, height: int) -> bool:
-        """Open the book on an account; False when the balance could not be pinned to ``height`` this time."""
+        """Open the book on an account; False when the balance could not be pinned to one height this time.
+
+        ``height`` is the tip: a balance as of an earlier one would miss transfers that were read already. An account
+        that has a book gets the difference instead, as one entry: what moved in blocks that nobody could read.
+        """
         if address in self.accounts:
             return True
-        before = await client.status()
-        balances = await client.balances(address)
-        after = await client.status()
-        if not before.height == after.height == height:
+        seen = await client.seen(client.balances(address), exact=True)
+        if seen.height < max(height, self._last):
             return False
         opened = self._opened_at()
-        opened[address] = height
+        opened[address] = seen.height
         with self._journal.transaction():
-            self._post([opening(address, balances, height=height)])
+            if not self.ledger.has_book(address):
+                self._post([opening(address, seen.value, height=seen.height)])
+            else:
+                missed = self.ledger.difference(address, seen.value)
+                self._post([unseen(address, missed, height=seen.height)] if missed else [])
             self._journal.put("book-accounts", self._cursor_key, {"opened": opened})
         return True
 
     def read_block(self, block: Block) -> None:
-        """Post every transfer of the block that touches an open account."""
-        opened = self._opened_at()
-        accounts = frozenset(address for address, height in opened.items() if block.height > height)
-        if not accounts:
+        """Post every transfer of the block that touches an open account.
+
+        Blocks come in order. Where some are missing, every book is closed until it is opened anew; a block that was
+        read before changes nothing.
+        """
+        opened, last = self._opened_at(), self._last
+        self._last = max(last, block.height)
+        if not opened:
             return
+        if last and block.height > last + 1:
+            log.warning("blocks are missing from the books", from_height=last + 1, to_height=block.height - 1)
+            # A book whose balance was taken inside the gap misses nothing.
+            opened = {address: height for address, height in opened.items() if height >= block.height - 1}
+            self._journal.put("book-accounts", self._cursor_key, {"opened": opened})
+        accounts = frozenset(address for address, height in opened.items() if block.height > height)
         entries: list[LedgerEntry] = []
         for tx in block.txs:
             memo = ",".join(dict.fromkeys(_actions(tx.events))) or "transaction"
@@ -76,11 +97,14 @@ class Books:
         self._journal.append(self._stream, [(entry.id, _body(entry)) for entry in new])
 
     async def difference(self, client: ChainClient, *, height: int) -> dict[str, dict[str, int]] | None:
-        """Chain minus ledger by account; None when the chain moved on while looking."""
-        before = await client.status()
-        found = {address: self.ledger.difference(address, await client.balances(address)) for address in self.accounts}
-        after = await client.status()
-        return found if before.height == after.height == height else None
+        """Chain minus ledger by account; None when the chain's answers are not as of ``height``, the last one read."""
+        found: dict[str, dict[str, int]] = {}
+        for address in sorted(self.accounts):
+            seen = await client.seen(client.balances(address), exact=True)
+            if seen.height != height or self._last not in (0, height):
+                return None
+            found[address] = self.ledger.difference(address, seen.value)
+        return found
 
 
 def _transfers(events: Iterable[RawEvent]) -> list[Transfer]:
