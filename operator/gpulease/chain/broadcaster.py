@@ -331,6 +331,8 @@ class Broadcaster:
                 changed = box.halved(batch)
             elif bad:
                 changed = box.isolated(batch, bad)
+            elif message_index(batch[0].log) is not None:
+                changed = box.isolated(batch, [])
             else:
                 # It would succeed now. Should it fail again, each message gets its own verdict.
                 changed = [replace(e, suspect="", failures=e.failures + 1) for e in batch]
@@ -372,7 +374,9 @@ class Broadcaster:
         )
         index = message_index(words)
         if index is not None and len(changed) > 1:
-            changed = box.isolated(changed, [first_entry(entries, index)])
+            # The named one is known; there may be more behind it, so the rest stay suspects.
+            named = first_entry(entries, index)
+            changed[named] = box.isolated([changed[named]], [0])[0]
         purse = self._signing.purse
         if outcome.code == 0 or classify(outcome.codespace, outcome.code, words) is Verdict.GAS:
             purse = purse.learned(kinds, outcome.gas_used)

@@ -12,7 +12,7 @@ from gpulease.chain.outbox import Entry
 from gpulease.chain.rpc import Simulated
 from gpulease.chain.verdicts import message_index
 
-MOST_BAD = 10
+MOST_BAD = 32
 """So many bad ones are looked for at once; whoever is left over fails the next batch."""
 Simulate = Callable[[Sequence[Entry]], Awaitable[Simulated]]
 
