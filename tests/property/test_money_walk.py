@@ -21,8 +21,8 @@ from gpulease.ids import DeploymentId, LeaseId
 from gpulease.market import model as m
 from gpulease.money.ledger import Ledger, Transfer, entries_of, opening
 from gpulease.money.runway import owed_uact, payments_of, project
-from gpulease.pb.akash.deployment.v1beta4 import groupmsg_pb2
 from gpulease.pb.akash.deployment.v1 import group_pb2 as group_id_pb2
+from gpulease.pb.akash.deployment.v1beta4 import groupmsg_pb2
 from gpulease.pb.akash.market.v1 import lease_pb2
 from gpulease.pb.akash.market.v1beta5 import bid_pb2
 from gpulease.units import UACT, UAKT, Coin, Dec, DecCoin

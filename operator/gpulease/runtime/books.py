@@ -58,6 +58,8 @@ class Books:
                 missed = self.ledger.difference(address, seen.value)
                 self._post([unseen(address, missed, height=seen.height)] if missed else [])
             self._journal.put("book-accounts", self._cursor_key, {"opened": opened})
+        # Before the first block was read, this is what blocks have to follow on.
+        self._last = self._last or seen.height
         return True
 
     def read_block(self, block: Block) -> None:
