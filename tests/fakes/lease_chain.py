@@ -38,6 +38,7 @@ class LeaseChain:
         raw = genesis.default(chain_id=CHAIN_ID, accounts=accounts, now_ns=START_NS)
         self.chain = Devnet.from_genesis(raw, keep_blocks=keep_blocks)
         self._nonce = 0
+        self.block()
 
     def raw(self, key: Key, *messages: Message, fee_uakt: int = 0) -> bytes:
         """Signed bytes that any block of the next ten minutes may hold."""

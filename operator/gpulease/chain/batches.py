@@ -114,7 +114,7 @@ def batches(
         busy |= accounts
         kinds = kinds_of(entry.intent.messages)
         size = sum(len(value) for _, value in entry.intent.messages)
-        group = (kinds[:1], len(set(kinds)) == 1, entry.intent.priority, entry.intent.memo)
+        group = (kinds[:1], len(set(kinds)) == 1, entry.intent.priority, entry.intent.memo, entry.most_with)
         current = growing.get(group)
         if current is not None and current.takes(entry, kinds, size, learned):
             current.entries.append(entry)

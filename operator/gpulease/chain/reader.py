@@ -171,6 +171,10 @@ class BlockReader:
             return
         if height - cursor > RESYNC_BLOCKS:
             await self._present(height, measure=not self.tip.measured)
+        elif self.tip.height == 0:
+            # After a restart: the time of the chain is known before its next block.
+            await self._measure(height)
+            self._observe(await self._client.block(height))
         while cursor < height:
             try:
                 async for block in self._read_ahead(cursor + 1, height):
