@@ -1,8 +1,8 @@
 """Kill -9 before and after every effect, one at a time and in pairs; run as ``python -m tests.crash.harness``.
 
-A run is a process of its own, forked from a warm parent, that holds the chain. It forks one life of the operator after
-another; a life works through the intents against the chain over a socket and its own store on disk, and kills itself
-at the point it was told. The chain does not notice. When a life comes to its end, the chain is asked what happened.
+This process holds the chain. For each run it forks one life of the operator after another; a life works through the
+intents against the chain over a socket and its own store on disk, and kills itself at the point it was told. The chain
+does not notice. When a life comes to its end, the chain is asked what happened.
 """
 
 from __future__ import annotations
@@ -196,8 +196,9 @@ def serve(wire: Wire, client: StepChain, work: World) -> Any:
     return None
 
 
-def one_run(work: World, points: list[Point], template: Path) -> dict[str, Any]:
+def one_run(work: World, genesis: bytes, points: list[Point], template: Path) -> dict[str, Any]:
     """Lives that end at the given points, then one that does not; what the chain says of them all."""
+    work.chain.chain.restore(genesis)
     start = work.chain.chain.height
     client = StepChain(work.chain.chain)
     with tempfile.TemporaryDirectory(dir=template.parent) as folder:
@@ -224,22 +225,6 @@ def one_run(work: World, points: list[Point], template: Path) -> dict[str, Any]:
         return {"problems": problems(work, start, entries, purse), "died": died, "effects": effects}
 
 
-def in_own_process(work: World, points: list[Point], template: Path) -> dict[str, Any]:
-    """The chain as it was before, by copy on write."""
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(read_end)
-        with os.fdopen(write_end, "w") as out:
-            json.dump(one_run(work, points, template), out)
-        os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end) as answer:
-        text = answer.read()
-    os.waitpid(pid, 0)
-    return json.loads(text) if text else {"problems": ["the run broke"], "died": 0, "effects": []}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=500)
@@ -250,18 +235,19 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     began = time.monotonic()
     work = world()
+    genesis = work.chain.chain.snapshot()
     gc.collect()
     gc.freeze()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         template = Path(folder) / "empty.db"
         Journal(template).close()
-        calm = in_own_process(work, [], template)
+        calm = one_run(work, genesis, [], template)
         effects: list[str] = calm["effects"]
         points = [(i + 1, side) for i in range(len(effects)) for side in (BEFORE, AFTER)]
         failures = [("calm", p) for p in calm["problems"]]
         singles = 0
         for point in points[args.part :: args.parts]:
-            result = in_own_process(work, [point], template)
+            result = one_run(work, genesis, [point], template)
             singles += result["died"] == 1
             failures += [(str(point), problem) for problem in result["problems"]]
         draw = random.Random(args.seed * args.parts + args.part)
@@ -269,7 +255,7 @@ def main() -> None:
         while pairs < args.pairs and tries < 3 * args.pairs:
             # A second life has less to do than the first: a pair counts when it came to both deaths.
             plan = [draw.choice(points), draw.choice(points[: len(points) * 3 // 4])]
-            result = in_own_process(work, plan, template)
+            result = one_run(work, genesis, plan, template)
             tries += 1
             pairs += result["died"] == 2
             failures += [(str(plan), problem) for problem in result["problems"]]

@@ -147,7 +147,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.wanted[key] = (intent, good)
         assert self.sender.submit(intent).intent == intent
 
-    @rule(count=st.integers(1, 4), priority=st.sampled_from(Priority))
+    @rule(count=st.integers(1, 3), priority=st.sampled_from(Priority))
     def pay(self, count: int, priority: Priority) -> None:
         for _ in range(count):
             number = len(self.wanted) + 1

@@ -76,6 +76,7 @@ class Broadcaster:
         self._seen_from = self._seen_to = self._seen_ns = 0
         self._problems: dict[str, str] = {}
         self._payer_problem: str | None = None
+        self._suspects = True
         self._rung = 0
         self._wake = asyncio.Event()
 
@@ -281,7 +282,8 @@ class Broadcaster:
     # --- looking after ------------------------------------------------------------------------------------------
 
     async def _care(self, chain_time_ns: int) -> str | None:
-        await self._examine(chain_time_ns)
+        if self._suspects:
+            await self._examine(chain_time_ns)
         for tx in self._txs():
             if box.is_dead(tx, chain_time_ns=chain_time_ns):
                 await self._bury(tx, chain_time_ns)
@@ -313,6 +315,7 @@ class Broadcaster:
 
     async def _examine(self, chain_time_ns: int) -> None:
         """Find the bad messages of failed batches by simulation; halve the batch where that is not possible."""
+        self._suspects = False
         groups: dict[str, list[Entry]] = {}
         for entry in sorted(self._open(), key=lambda e: (e.created_ns, e.intent.key)):
             if entry.suspect:
@@ -323,6 +326,7 @@ class Broadcaster:
                     batch, lambda part: self._client.simulate(self._signing.dry(part, chain_time_ns))
                 )
             except ChainUnreachable:
+                self._suspects = True
                 raise
             except ChainError as error:
                 log.warning("a failed batch cannot be simulated, it is halved", error=str(error))
@@ -405,6 +409,7 @@ class Broadcaster:
         self._tell(entries)
 
     def _tell(self, entries: Sequence[Entry]) -> None:
+        self._suspects = self._suspects or any(entry.suspect for entry in entries)
         for entry in entries:
             if entry.state.final:
                 log.info(

@@ -11,6 +11,8 @@ from gpulease.chain.outbox import Entry, Intent, Priority, SignedTx, State
 from gpulease.store.journal import Journal
 
 _ENTRY, _TX, _PURSE = "outbox", "outbox-tx", "purse"
+_STATES = {state.value: state for state in State}
+_MOST_DECODED = 1000
 
 
 class JournalOutbox:
@@ -18,17 +20,27 @@ class JournalOutbox:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        # An intent never changes; decoding its messages is most of the work of reading an entry.
+        self._intents: dict[str, Intent] = {}
 
     def outbox_get(self, key: str) -> Entry | None:
         body = self._journal.get(_ENTRY, key)
-        return None if body is None else _entry(body)
+        return None if body is None else self._entry(body)
 
     def outbox_put(self, entry: Entry) -> None:
         intent = entry.intent
         self._journal.put(_ENTRY, intent.key, _body(entry), owner=intent.signer, is_open=not entry.state.final)
 
     def outbox_open(self, signer: str) -> list[Entry]:
-        return [_entry(body) for _, body in self._journal.list_open(_ENTRY, owner=signer)]
+        return [self._entry(body) for _, body in self._journal.list_open(_ENTRY, owner=signer)]
+
+    def _entry(self, body: dict[str, Any]) -> Entry:
+        intent = self._intents.get(body["key"])
+        if intent is None:
+            if len(self._intents) >= _MOST_DECODED:
+                self._intents.clear()
+            intent = self._intents[body["key"]] = _intent(body)
+        return _entry(body, intent)
 
     def outbox_txs(self, signer: str) -> list[SignedTx]:
         return [_tx(body) for _, body in self._journal.list_open(_TX, owner=signer)]
@@ -83,8 +95,8 @@ def _body(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _entry(body: dict[str, Any]) -> Entry:
-    intent = Intent(
+def _intent(body: dict[str, Any]) -> Intent:
+    return Intent(
         key=body["key"],
         kind=body["kind"],
         messages=tuple((url, base64.b64decode(value)) for url, value in body["messages"]),
@@ -92,9 +104,12 @@ def _entry(body: dict[str, Any]) -> Entry:
         priority=Priority(body["priority"]),
         memo=body["memo"],
     )
+
+
+def _entry(body: dict[str, Any], intent: Intent) -> Entry:
     return Entry(
         intent=intent,
-        state=State(body["state"]),
+        state=_STATES[body["state"]],
         created_ns=body["created_ns"],
         attempts=body["attempts"],
         hash=body["hash"],
