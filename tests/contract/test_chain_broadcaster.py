@@ -379,7 +379,7 @@ async def test_the_granter_pays() -> None:
     (entry,) = await desk.finish(["send"])
     assert entry.succeeded
     assert world.chain.balance(PROVIDER.address, UAKT) == before[0] - 7
-    assert world.chain.balance(TENANT.address, UAKT) == before[1] - desk.sender.fees_total_uakt
+    assert world.chain.balance(TENANT.address, UAKT) == before[1] - desk.sender.fees_paid_uakt
 
 
 async def test_a_grant_that_is_used_up_holds_transactions_back_until_it_is_renewed() -> None:
@@ -412,7 +412,7 @@ async def test_an_account_without_coins_waits_for_them_and_gives_up_in_the_end()
     assert desk.entry("send").state is State.EXPIRED
     assert desk.entry("send").attempts == MAX_ATTEMPTS
     assert desk.ours() == []
-    assert desk.sender.fees_total_uakt == 0
+    assert desk.sender.fees_paid_uakt == 0
 
 
 async def test_the_days_budget_stops_and_survives_a_restart() -> None:
@@ -430,12 +430,12 @@ async def test_the_days_budget_stops_and_survives_a_restart() -> None:
     again = Desk(world, journal=journal, fee_budget_uakt_per_day=2 * one, limits={})
     await again.turn()
     assert again.entry("send/2").state is State.PLANNED
-    assert again.sender.fees_total_uakt == 2 * one
+    assert again.sender.fees_paid_uakt == 2 * one
     # A day of chain time later there is room again.
     world.chain.advance(1, block_time_ns=25 * 3600 * NS_PER_S)
     (entry,) = await again.finish(["send/2"])
     assert entry.succeeded
-    assert again.sender.fees_total_uakt == 3 * one
+    assert again.sender.fees_paid_uakt == 3 * one
 
 
 async def test_gas_of_an_unknown_kind_is_asked_for_once() -> None:
@@ -583,7 +583,7 @@ async def test_bytes_that_no_block_took_are_signed_anew_after_their_deadline() -
     assert entry.succeeded
     assert entry.hash != first
     assert len(desk.ours()) == 1
-    assert desk.sender.fees_total_uakt == fee_for(140_000, PRICE).amount, "bytes that died were not paid for"
+    assert desk.sender.fees_paid_uakt == fee_for(140_000, PRICE).amount, "bytes that died were not paid for"
 
 
 async def test_an_intent_without_messages_or_of_another_signer_is_a_mistake() -> None:

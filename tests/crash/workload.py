@@ -124,5 +124,5 @@ def problems(world: World, start_height: int, entries: list[Entry | None], purse
         assert entry is not None
         bad = entry.intent.key == f"send/{TOO_MUCH_UAKT}"
         check(f"{entry.intent.key} in our log", (entry.state.value, entry.code == 0), ("included", not bad))
-    check("fees in our log", purse.total_uakt, fees)
+    check("fees in our log", purse.paid_uakt, fees)
     return found

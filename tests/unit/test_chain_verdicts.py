@@ -78,14 +78,13 @@ def test_what_logs_say() -> None:
 def test_a_day_is_the_last_24_hours_of_chain_time() -> None:
     purse = Purse("us")
     for hour in range(30):
-        purse = purse.charged(10, at_ns=hour * HOUR_NS)
+        purse = purse.reserved(10, at_ns=hour * HOUR_NS)
     assert purse.spent_uakt(chain_time_ns=29 * HOUR_NS) == 240
     assert purse.spent_uakt(chain_time_ns=40 * HOUR_NS) == 130
-    assert purse.total_uakt == 300
     assert len(purse.by_hour) == 24
     back = purse.refunded(10, at_ns=29 * HOUR_NS)
     assert back.spent_uakt(chain_time_ns=29 * HOUR_NS) == 230
-    assert back.total_uakt == 290
+    assert (purse.paid_uakt, back.paid(7).paid(3).paid_uakt) == (0, 10)
     assert purse.refunded(10, at_ns=0).spent_uakt(chain_time_ns=29 * HOUR_NS) == 240, "that hour is long over"
 
 

@@ -18,7 +18,7 @@ from gpulease.chain import outbox as box
 from gpulease.chain.batches import DEFAULT_LIMITS, Limits, accounts_of, kinds_of
 from gpulease.chain.client import ChainClient
 from gpulease.chain.events import Block, TxOutcome
-from gpulease.chain.examine import first_entry, worst_entries
+from gpulease.chain.examine import examined, first_entry
 from gpulease.chain.fees import Purse
 from gpulease.chain.outbox import Entry, Intent, Outbox, Priority, SignedTx, State
 from gpulease.chain.reader import Clock
@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 MAX_OPEN = 10_000
 AT_ONCE = 8
 _CARE = "care"
+_PAID = (Verdict.ACCEPTED, Verdict.FINAL, Verdict.PANIC, Verdict.GAS)
+"""In a block these cost the fee; what the ante handler turns away costs nothing."""
 
 
 class Broadcaster:
@@ -101,9 +103,9 @@ class Broadcaster:
         return self._signing.purse.spent_uakt(chain_time_ns=self._chain_time_ns())
 
     @property
-    def fees_total_uakt(self) -> int:
-        """For a counter: fees of all transactions that were or may still be in a block."""
-        return self._signing.purse.total_uakt
+    def fees_paid_uakt(self) -> int:
+        """For a counter: what blocks have taken since the store was made."""
+        return self._signing.purse.paid_uakt
 
     def submit(self, intent: Intent) -> Entry:
         """Take an intent over, durably. The same key again changes nothing and returns its fate."""
@@ -314,7 +316,7 @@ class Broadcaster:
         return True
 
     async def _examine(self, chain_time_ns: int) -> None:
-        """Find the bad messages of failed batches by simulation; halve the batch where that is not possible."""
+        """Find the bad messages of failed batches."""
         self._suspects = False
         groups: dict[str, list[Entry]] = {}
         for entry in sorted(self._open(), key=lambda e: (e.created_ns, e.intent.key)):
@@ -322,27 +324,14 @@ class Broadcaster:
                 groups.setdefault(entry.suspect, []).append(entry)
         for batch in groups.values():
             try:
-                bad = await worst_entries(
+                changed = await examined(
                     batch, lambda part: self._client.simulate(self._signing.dry(part, chain_time_ns))
                 )
             except ChainUnreachable:
                 self._suspects = True
                 raise
-            except ChainError as error:
-                log.warning("a failed batch cannot be simulated, it is halved", error=str(error))
-                bad = None
-            if bad is None:
-                changed = box.halved(batch)
-            elif bad:
-                changed = box.isolated(batch, bad)
-            elif message_index(batch[0].log) is not None:
-                changed = box.isolated(batch, [])
-            else:
-                # It would succeed now. Should it fail again, each message gets its own verdict.
-                changed = [replace(e, suspect="", failures=e.failures + 1) for e in batch]
-                changed = [replace(e, most_with=1) if e.failures >= box.MAX_FAILURES - 1 else e for e in changed]
-            by_key = {e.intent.key: e for e in self._open() if e.suspect}
-            self._commit([e for e in changed if e.intent.key in by_key])
+            suspects = {e.intent.key for e in self._open() if e.suspect}
+            self._commit([e for e in changed if e.intent.key in suspects])
         if groups:
             self._ring()
 
@@ -382,7 +371,9 @@ class Broadcaster:
             named = first_entry(entries, index)
             changed[named] = box.isolated([changed[named]], [0])[0]
         purse = self._signing.purse
-        if outcome.code == 0 or classify(outcome.codespace, outcome.code, words) is Verdict.GAS:
+        verdict = classify(outcome.codespace, outcome.code, words)
+        purse = purse.paid(tx.fee_uakt) if verdict in _PAID else purse.refunded(tx.fee_uakt, at_ns=tx.signed_ns)
+        if verdict in (Verdict.ACCEPTED, Verdict.GAS):
             purse = purse.learned(kinds, outcome.gas_used)
         self._done_with(tx)
         self._commit(changed, settled=tx, purse=self._signing.keep(purse))

@@ -7,11 +7,16 @@ its last entry is the culprit, also when it fails only because of one before it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
-from gpulease.chain.outbox import Entry
+import structlog
+
+from gpulease.chain.outbox import MAX_FAILURES, Entry, halved, isolated
 from gpulease.chain.rpc import Simulated
 from gpulease.chain.verdicts import message_index
+from gpulease.errors import ChainError, ChainUnreachable
 
+log = structlog.get_logger(__name__)
 MOST_BAD = 32
 """So many bad ones are looked for at once; whoever is left over fails the next batch."""
 Simulate = Callable[[Sequence[Entry]], Awaitable[Simulated]]
@@ -25,6 +30,23 @@ def first_entry(entries: Sequence[Entry], message: int) -> int:
         if message < passed:
             return index
     return len(entries) - 1
+
+
+async def examined(batch: Sequence[Entry], simulate: Simulate) -> list[Entry]:
+    """A failed batch's entries, with what they may travel with from now on. ``ChainUnreachable``: ask again later."""
+    try:
+        bad = await worst_entries(batch, simulate)
+    except ChainUnreachable:
+        raise
+    except ChainError as error:
+        log.warning("a failed batch cannot be simulated, it is halved", error=str(error))
+        return halved(batch)
+    if bad or message_index(batch[0].log) is not None:
+        # Where the log named one, that one is out already and there may be no other.
+        return isolated(batch, bad)
+    # It would succeed now. Should it go on failing, each message gets its own verdict.
+    again = [replace(e, suspect="", failures=e.failures + 1) for e in batch]
+    return [replace(e, most_with=1) if e.failures >= MAX_FAILURES - 1 else e for e in again]
 
 
 async def worst_entries(entries: Sequence[Entry], simulate: Simulate) -> list[int]:

@@ -41,14 +41,15 @@ DEFAULT_GAS = 400_000
 class Purse:
     """One signer's running account.
 
-    ``by_hour`` is uakt by hour of chain time, the last :data:`HOURS` of them; ``total_uakt`` only grows (a counter).
+    ``by_hour`` is uakt by hour of chain time, the last :data:`HOURS` of them, reserved when a transaction is signed.
+    ``paid_uakt`` is what blocks have taken; it only grows (a counter).
     ``gas`` is the most one message of a type URL was seen to use. ``last_timeout_ns`` keeps unordered transactions'
     timestamps unique over restarts.
     """
 
     signer: str
     by_hour: Mapping[int, int] = field(default_factory=dict)
-    total_uakt: int = 0
+    paid_uakt: int = 0
     gas: Mapping[str, int] = field(default_factory=dict)
     last_timeout_ns: int = 0
 
@@ -57,17 +58,21 @@ class Purse:
         oldest = chain_time_ns // _HOUR_NS - HOURS + 1
         return sum(amount for hour, amount in self.by_hour.items() if hour >= oldest)
 
-    def charged(self, amount_uakt: int, *, at_ns: int) -> Purse:
+    def reserved(self, amount_uakt: int, *, at_ns: int) -> Purse:
         hour = at_ns // _HOUR_NS
         kept = {h: a for h, a in self.by_hour.items() if h > hour - HOURS}
         kept[hour] = kept.get(hour, 0) + amount_uakt
-        return replace(self, by_hour=kept, total_uakt=self.total_uakt + amount_uakt)
+        return replace(self, by_hour=kept)
+
+    def paid(self, amount_uakt: int) -> Purse:
+        """A block took what was reserved."""
+        return replace(self, paid_uakt=self.paid_uakt + amount_uakt)
 
     def refunded(self, amount_uakt: int, *, at_ns: int) -> Purse:
-        """A transaction signed at ``at_ns`` died without being in a block: its fee was not paid."""
+        """A transaction signed at ``at_ns`` died without a block taking its fee."""
         hour = at_ns // _HOUR_NS
         rest = {h: a - (amount_uakt if h == hour else 0) for h, a in self.by_hour.items()}
-        return replace(self, by_hour={h: a for h, a in rest.items() if a > 0}, total_uakt=self.total_uakt - amount_uakt)
+        return replace(self, by_hour={h: a for h, a in rest.items() if a > 0})
 
     def learned(self, kinds: Sequence[str], gas_used: int) -> Purse:
         """From a transaction of like messages; mixed ones teach nothing."""

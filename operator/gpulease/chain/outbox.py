@@ -17,7 +17,6 @@ from gpulease.chain.fees import Purse
 from gpulease.chain.verdicts import Verdict, classify
 from gpulease.units import NS_PER_S
 
-ALREADY_WAITING = 19
 MAX_ATTEMPTS = 20
 """How often an intent is signed before it is given up."""
 MAX_FAILURES = 3

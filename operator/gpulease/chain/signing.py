@@ -150,7 +150,7 @@ class Signing:
             sequence=self._account.sequence if self.ordered else None,
         )
         changed = [signed(entry, tx) for entry in batch]
-        purse = replace(self.purse.charged(fee.amount, at_ns=chain_time_ns), last_timeout_ns=timeout_ns)
+        purse = replace(self.purse.reserved(fee.amount, at_ns=chain_time_ns), last_timeout_ns=timeout_ns)
         self._outbox.outbox_commit(changed, tx=tx, purse=purse)
         self.keep(purse)
         return tx, changed

@@ -165,7 +165,7 @@ def _purse_body(purse: Purse) -> dict[str, Any]:
     return {
         "signer": purse.signer,
         "by_hour": {str(hour): amount for hour, amount in purse.by_hour.items()},
-        "total_uakt": purse.total_uakt,
+        "paid_uakt": purse.paid_uakt,
         "gas": dict(purse.gas),
         "last_timeout_ns": purse.last_timeout_ns,
     }
@@ -175,7 +175,7 @@ def _purse(body: dict[str, Any]) -> Purse:
     return Purse(
         signer=body["signer"],
         by_hour={int(hour): amount for hour, amount in body["by_hour"].items()},
-        total_uakt=body["total_uakt"],
+        paid_uakt=body["paid_uakt"],
         gas=dict(body["gas"]),
         last_timeout_ns=body["last_timeout_ns"],
     )
