@@ -586,6 +586,21 @@ async def test_bytes_that_no_block_took_are_signed_anew_after_their_deadline() -
     assert desk.sender.fees_paid_uakt == fee_for(140_000, PRICE).amount, "bytes that died were not paid for"
 
 
+async def test_what_nobody_can_know_any_more_is_not_done_again() -> None:
+    """Included just before an outage that outlasts what the nodes keep."""
+    world = LeaseChain(keep_blocks=50)
+    desk = Desk(world)
+    desk.submit("send", send(3))
+    await desk.reader.step()
+    await desk.sender.step()
+    for _ in range(80):
+        world.block()
+    (entry,) = await desk.finish(["send"])
+    assert entry.state is State.EXPIRED
+    assert "cannot be known" in (entry.problem or "")
+    assert world.chain.balance(SINK, UAKT) == 1 + 3, "it had been included, and is not sent a second time"
+
+
 async def test_an_intent_without_messages_or_of_another_signer_is_a_mistake() -> None:
     desk = Desk(LeaseChain())
     with pytest.raises(ChainError, match="no message"):

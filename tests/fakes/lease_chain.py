@@ -38,6 +38,7 @@ class LeaseChain:
         raw = genesis.default(chain_id=CHAIN_ID, accounts=accounts, now_ns=START_NS)
         self.chain = Devnet.from_genesis(raw, keep_blocks=keep_blocks)
         self._nonce = 0
+        self.made: list[BlockResult] = []
         self.block()
 
     def raw(self, key: Key, *messages: Message, fee_uakt: int = 0) -> bytes:
@@ -56,7 +57,9 @@ class LeaseChain:
 
     def block(self, *raws: bytes, seconds: float = 1.0) -> BlockResult:
         waiting = list(self.chain.mempool.values())
-        return self.chain.apply_block([*waiting, *raws], time_ns=self.chain.time_ns + int(seconds * NS_PER_S))
+        block = self.chain.apply_block([*waiting, *raws], time_ns=self.chain.time_ns + int(seconds * NS_PER_S))
+        self.made.append(block)
+        return block
 
     def do(self, key: Key, *messages: Message) -> BlockResult:
         """In a block of their own, in one transaction that must succeed."""

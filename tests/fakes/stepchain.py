@@ -86,11 +86,15 @@ class StepChain:
         self.after("broadcast")
         return Broadcast(result.code, result.codespace, result.log, tx_hash(raw).hex().upper())
 
-    async def find_tx(self, hash_: str, *, at_least_height: int = 0) -> tuple[int, TxOutcome] | None:
+    async def find_tx(
+        self, hash_: str, *, at_least_height: int = 0, after_height: int | None = None
+    ) -> tuple[int, TxOutcome] | None:
         self._enter("find_tx")
         found = self.chain.tx(bytes.fromhex(hash_))
         self.after("find_tx")
         if found is None:
+            if after_height is not None and self.earliest_height > after_height + 1:
+                raise ChainPruned(f"blocks are kept from {self.earliest_height} on only")
             return None
         block, index = found
         return block.height, _outcome(*block.txs[index])

@@ -26,7 +26,7 @@ from gpulease.chain.rpc import Broadcast
 from gpulease.chain.signing import Signing
 from gpulease.chain.tx import Signer
 from gpulease.chain.verdicts import Verdict, classify, message_index, payer_problem, sequences
-from gpulease.errors import ChainError, ChainUnreachable
+from gpulease.errors import ChainError, ChainPruned, ChainUnreachable
 from gpulease.units import Dec
 
 log = structlog.get_logger(__name__)
@@ -295,21 +295,28 @@ class Broadcaster:
         """Past its deadline: included unseen, or dead for good.
 
         Dead is what every block up to the deadline was read without, or what nodes that are not behind do not know,
-        asked twice with the chain moving in between.
+        asked twice with the chain moving in between. Where they have pruned its blocks nobody can know: the intent
+        expires, and whoever wants it looks at the chain's state.
         """
+        entries = self._under_way(tx)
         if not (self._seen_from <= tx.after_height + 1 and self._seen_ns > tx.timeout_ns):
-            if await self._look_up(tx):
+            try:
+                if await self._look_up(tx, after_height=tx.after_height):
+                    return
+            except ChainPruned as error:
+                self._give_up(tx, [box.unknown(e, log=str(error)) for e in self._under_way(tx)])
                 return
             asked_ns = self._missed.setdefault(tx.hash, chain_time_ns)
             if asked_ns == chain_time_ns:
                 return
+            entries = self._under_way(tx)
         words = "the chain did not take it in time"
-        self._give_up(tx, [box.planned_again(e, log=e.log or words) for e in self._under_way(tx)])
+        self._give_up(tx, [box.planned_again(e, log=e.log or words) for e in entries])
         self._ring()
 
-    async def _look_up(self, tx: SignedTx) -> bool:
+    async def _look_up(self, tx: SignedTx, *, after_height: int | None = None) -> bool:
         least = max(self._seen_to, self._client.floor_height)
-        found = await self._client.find_tx(tx.hash, at_least_height=least)
+        found = await self._client.find_tx(tx.hash, at_least_height=least, after_height=after_height)
         if found is None:
             return False
         self._settle(tx, *found)

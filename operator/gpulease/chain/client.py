@@ -21,7 +21,7 @@ from gpulease.chain import codec
 from gpulease.chain.events import Block, TxOutcome
 from gpulease.chain.nodes import Endpoint, Node, Nodes
 from gpulease.chain.rpc import Broadcast, NodeStatus, RpcEndpoint, Simulated
-from gpulease.errors import ChainError, ChainPruned, ChainUnreachable
+from gpulease.errors import ChainError, ChainPruned, ChainUnreachable, GpuleaseError
 from gpulease.ids import DeploymentId, LeaseId, OrderId
 from gpulease.market import model as m
 from gpulease.pb.akash.audit.v1 import query_pb2 as audit_query
@@ -156,18 +156,25 @@ class ChainClient:
         answer = await self._nodes.first(hand)
         return replace(answer.value, sole=answer.sole and len(handed) == 1)
 
-    async def find_tx(self, hash_: str, *, at_least_height: int = 0) -> tuple[int, TxOutcome] | None:
+    async def find_tx(
+        self, hash_: str, *, at_least_height: int = 0, after_height: int | None = None
+    ) -> tuple[int, TxOutcome] | None:
         """An included transaction anywhere; None when no node that answers has it.
 
-        Only a node that can show block ``at_least_height`` may say no: one that is behind knows nothing.
+        Only a node that can show block ``at_least_height`` may say no: one that is behind knows nothing. With
+        ``after_height``, neither may one that has pruned blocks after it: ``ChainPruned`` when that is all there is.
         """
-        found = await asyncio.gather(*(self._find_on(node, hash_, at_least_height) for node in self._nodes.all))
-        answers = [entry for entry in found if not isinstance(entry, ChainUnreachable)]
+        asked = (self._find_on(node, hash_, at_least_height, after_height) for node in self._nodes.all)
+        found = await asyncio.gather(*asked)
+        answers = [entry for entry in found if not isinstance(entry, GpuleaseError)]
         if not answers:
-            raise ChainUnreachable("no chain endpoint could say whether the transaction is included")
+            pruned = next((entry for entry in found if isinstance(entry, ChainPruned)), None)
+            raise pruned or ChainUnreachable("no chain endpoint could say whether the transaction is included")
         return next((entry for entry in answers if entry is not None), None)
 
-    async def _find_on(self, node: Node, hash_: str, least: int) -> tuple[int, TxOutcome] | ChainUnreachable | None:
+    async def _find_on(
+        self, node: Node, hash_: str, least: int, after_height: int | None
+    ) -> tuple[int, TxOutcome] | ChainUnreachable | ChainPruned | None:
         if node.foreign:
             return ChainUnreachable(node.problem)
         try:
@@ -175,6 +182,10 @@ class ChainClient:
             found = await node.rpc.find_tx(hash_)
             if found is None and not reached:
                 return ChainUnreachable(f"{node.endpoint.rpc} has not reached height {least}")
+            if found is None and after_height is not None:
+                kept = (await node.rpc.status()).earliest_height
+                if kept > after_height + 1:
+                    return ChainPruned(f"{node.endpoint.rpc} keeps blocks from {kept} on only")
             return found
         except ChainUnreachable as error:
             return error

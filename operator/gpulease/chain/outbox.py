@@ -188,6 +188,11 @@ def planned_again(entry: Entry, *, log: str = "", not_before_ns: int = 0) -> Ent
     )
 
 
+def unknown(entry: Entry, *, log: str) -> Entry:
+    """Nobody can tell any more whether its bytes were included: it must not be signed again under this key."""
+    return replace(entry, state=State.EXPIRED, log=f"whether it was included cannot be known any more: {log}")
+
+
 def refused(entry: Entry, *, codespace: str, code: int, log: str) -> Entry:
     return replace(entry, state=State.REFUSED, codespace=codespace, code=code, log=log)
 
