@@ -141,7 +141,7 @@ def test_figures_between_settlements() -> None:
         ("1000", "1.5", "0.6", 101, 1),  # the accrued 1.5 is truncated before it is added
         ("50", "10", "0", 110, 50),
         ("1000", "10", "3", 100, 3),
-        ("-5", "10", "3", 110, 3),
+        ("-5", "10", "3", 110, 0),  # in debt: the chain returns before it pays anything
     ],
 )
 def test_what_a_withdrawal_would_pay(funds: str, rate: str, balance: str, height: int, owed: int) -> None:

@@ -1,15 +1,15 @@
 """Reading the chain and handing it transactions, over several endpoints.
 
-Endpoints are ranked by what they last said of themselves: right chain, not catching up, highest, fastest. A call goes
-to the best one and falls through to the next on silence. A node's positive "not found" is an answer; silence is
-:class:`~gpulease.errors.ChainUnreachable`.
+A node's positive "not found" is an answer; silence is :class:`~gpulease.errors.ChainUnreachable`, and so is an answer
+as of a height below what has been read already: a node that is behind must not make something look gone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import aiohttp
@@ -19,8 +19,9 @@ import grpc.aio
 import gpulease.pb  # noqa: F401  (registers cosmos.*)
 from gpulease.chain import codec
 from gpulease.chain.events import Block, TxOutcome
-from gpulease.chain.rpc import Broadcast, NodeStatus, RpcEndpoint
-from gpulease.errors import ChainError, ChainMismatch, ChainPruned, ChainUnreachable
+from gpulease.chain.nodes import Endpoint, Node, Nodes
+from gpulease.chain.rpc import Broadcast, NodeStatus, RpcEndpoint, Simulated
+from gpulease.errors import ChainError, ChainPruned, ChainUnreachable, GpuleaseError
 from gpulease.ids import DeploymentId, LeaseId, OrderId
 from gpulease.market import model as m
 from gpulease.pb.akash.audit.v1 import query_pb2 as audit_query
@@ -28,26 +29,29 @@ from gpulease.pb.akash.cert.v1 import query_pb2 as cert_query
 from gpulease.pb.akash.deployment.v1beta4 import query_pb2 as deployment_query
 from gpulease.pb.akash.market.v1beta5 import query_pb2 as market_query
 from gpulease.pb.akash.provider.v1beta4 import query_pb2 as provider_query
+from gpulease.planning import Seen
 
 from cosmos.auth.v1beta1 import auth_pb2
 from cosmos.auth.v1beta1 import query_pb2 as auth_query
 from cosmos.bank.v1beta1 import query_pb2 as bank_query
 from cosmos.crypto.secp256k1 import keys_pb2
+from cosmos.tx.v1beta1 import service_pb2 as tx_service
 
+__all__ = ["Account", "ChainClient", "Endpoint"]
 T = TypeVar("T")
 PAGE = 200
 MAX_ITEMS = 20_000
 HEIGHT_KEY = "x-cosmos-block-height"
 """In a request's metadata: answer from the state at this height, or not at all (cosmos-sdk baseapp)."""
+_STALE_PAUSE_S = 0.05
 _NOT_FOUND_WORDS = ("not found", "unknown")
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A node: CometBFT RPC as a URL, gRPC as host:port."""
-
-    rpc: str
-    grpc: str
+_SILENT = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+_HEIGHTS: ContextVar[list[int] | None] = ContextVar("heights", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +61,24 @@ class Account:
     pubkey: bytes | None
 
 
-@dataclass(slots=True)
-class _Node:
-    endpoint: Endpoint
-    rpc: RpcEndpoint
-    channel: grpc.aio.Channel
-    status: NodeStatus | None = None
-    latency_s: float = 0.0
-    problem: str = ""
-    failures: int = 0
-
-    def rank(self) -> tuple[int, int, int, float]:
-        if self.status is None:
-            return (2, self.failures, 0, self.latency_s)
-        return (int(self.status.catching_up), self.failures, -self.status.height, self.latency_s)
+class _Stale(ChainUnreachable):
+    """The node answered as of a height below what has been read already."""
 
 
-@dataclass(slots=True)
 class ChainClient:
-    """Queries and broadcasts with deadlines and failover. Create inside a running loop; close after use."""
+    """Queries and broadcasts with deadlines and failover. Create inside a running loop; close after use.
 
-    endpoints: Sequence[Endpoint]
-    chain_id: str
-    timeout_s: float = 5.0
-    _nodes: list[_Node] = field(default_factory=list)
-    _session: aiohttp.ClientSession | None = None
+    ``floor_height`` is the height already read: no answer as of an earlier one is taken for the present.
+    ``patience_s`` is how long a node may be silent before the next is asked as well.
+    """
+
+    def __init__(
+        self, endpoints: Sequence[Endpoint], chain_id: str, timeout_s: float = 5.0, *, patience_s: float = 1.0
+    ) -> None:
+        self.endpoints, self.chain_id, self.timeout_s = endpoints, chain_id, timeout_s
+        self.floor_height = 0
+        self._nodes = Nodes((), chain_id=chain_id, patience_s=patience_s)
+        self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
         self._session = aiohttp.ClientSession()
@@ -94,11 +91,11 @@ class ChainClient:
         for endpoint in self.endpoints:
             target = endpoint.grpc.removeprefix("grpc://").removeprefix("http://")
             channel = grpc.aio.insecure_channel(target, options=options)
-            rpc = RpcEndpoint(endpoint.rpc, self._session, timeout_s=self.timeout_s)
-            self._nodes.append(_Node(endpoint, rpc, channel))
+            rpc = RpcEndpoint(endpoint.rpc, self._session, timeout_s=self.timeout_s, chain_id=self.chain_id)
+            self._nodes.all.append(Node(endpoint, rpc, channel))
 
     async def close(self) -> None:
-        for node in self._nodes:
+        for node in self._nodes.all:
             await node.channel.close(0.2)
         if self._session is not None:
             await self._session.close()
@@ -110,64 +107,26 @@ class ChainClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    # --- which node --------------------------------------------------------------------------------------------
+    # --- RPC ---------------------------------------------------------------------------------------------------
 
     async def status(self) -> NodeStatus:
-        """Ask every node; the best usable one's answer.
+        """The best usable node's answer, without waiting long for slow ones.
 
         ``ChainMismatch`` when all that answer speak for another chain, ``ChainUnreachable`` when none can be used.
         """
-        await asyncio.gather(*(self._ask(node) for node in self._nodes))
-        usable = [n for n in self._nodes if n.status is not None and not n.status.catching_up]
-        if usable:
-            best = min(usable, key=_Node.rank)
-            assert best.status is not None
-            return best.status
-        foreign = [n.problem for n in self._nodes if n.problem.startswith("foreign:")]
-        if foreign and len(foreign) == len([n for n in self._nodes if n.problem]):
-            raise ChainMismatch(foreign[0].removeprefix("foreign:"))
-        problems = "; ".join(n.problem or f"{n.endpoint.rpc} is catching up" for n in self._nodes)
-        raise ChainUnreachable(problems or "no chain endpoint is configured")
+        return await self._nodes.status()
 
-    async def _ask(self, node: _Node) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
-            status = await node.rpc.status()
-        except (ChainUnreachable, ChainError) as error:
-            node.status, node.problem = None, str(error)
-            node.failures = min(node.failures + 1, 10)
-            return
-        node.latency_s = loop.time() - began
-        if status.chain_id != self.chain_id:
-            node.status = None
-            node.problem = (
-                f"foreign:{node.endpoint.rpc} speaks for chain {status.chain_id!r}, not {self.chain_id!r}; "
-                "correct spec.chain.chainID or its endpoints"
-            )
-            return
-        node.status, node.problem, node.failures = status, "", 0
-
-    async def _each(self, call: Callable[[_Node], Awaitable[T]]) -> T:
-        """Try nodes from best to worst; silence moves on, an answer (also an error answer) ends it."""
-        if all(node.status is None for node in self._nodes):
-            await self.status()
-        last: ChainUnreachable | None = None
-        for node in sorted((n for n in self._nodes if not n.problem.startswith("foreign:")), key=_Node.rank):
-            try:
-                return await call(node)
-            except ChainUnreachable as error:
-                node.failures = min(node.failures + 1, 10)
-                last = error
-        raise last or ChainUnreachable("no chain endpoint can be used")
-
-    # --- RPC ---------------------------------------------------------------------------------------------------
+    @property
+    def earliest_height(self) -> int:
+        """The first block that some node still keeps, as far as they said."""
+        kept = [node.status.earliest_height for node in self._nodes.all if node.status is not None]
+        return min(kept, default=1)
 
     async def block(self, height: int) -> Block:
         """One block's results. ``ChainPruned`` only when no node has it any more."""
         pruned: ChainPruned | None = None
 
-        async def read(node: _Node) -> Block:
+        async def read(node: Node) -> Block:
             nonlocal pruned
             try:
                 return await node.rpc.block(height)
@@ -176,31 +135,59 @@ class ChainClient:
                 raise ChainUnreachable(str(error)) from error
             except ChainError as error:
                 # A node behind the tip refuses a height it has not reached: another may have it.
+                if node.status is not None and node.status.height >= height and "must be less than" in str(error):
+                    node.caught(asyncio.get_running_loop().time())
                 raise ChainUnreachable(str(error)) from error
 
         try:
-            return await self._each(read)
+            return (await self._nodes.first(read)).value
         except ChainUnreachable:
             if pruned is not None:
                 raise pruned from None
             raise
 
     async def broadcast(self, raw: bytes) -> Broadcast:
-        return await self._each(lambda node: node.rpc.broadcast(raw))
+        """Hand bytes to the best node, or to several when that is silent (the answer then is not ``sole``)."""
+        handed: list[Node] = []
 
-    async def find_tx(self, hash_: str) -> tuple[int, TxOutcome] | None:
-        """An included transaction anywhere, None when every node that answers has none."""
-        found = await asyncio.gather(*(self._find_on(node, hash_) for node in self._nodes))
-        answers = [entry for entry in found if not isinstance(entry, ChainUnreachable)]
+        async def hand(node: Node) -> Broadcast:
+            handed.append(node)
+            return await node.rpc.broadcast(raw)
+
+        answer = await self._nodes.first(hand)
+        return replace(answer.value, sole=answer.sole and len(handed) == 1)
+
+    async def find_tx(
+        self, hash_: str, *, at_least_height: int = 0, after_height: int | None = None
+    ) -> tuple[int, TxOutcome] | None:
+        """An included transaction anywhere; None when no node that answers has it.
+
+        Only a node that can show block ``at_least_height`` may say no: one that is behind knows nothing. With
+        ``after_height``, neither may one that has pruned blocks after it: ``ChainPruned`` when that is all there is.
+        """
+        asked = (self._find_on(node, hash_, at_least_height, after_height) for node in self._nodes.all)
+        found = await asyncio.gather(*asked)
+        answers = [entry for entry in found if not isinstance(entry, GpuleaseError)]
         if not answers:
-            raise ChainUnreachable("no chain endpoint could say whether the transaction is included")
+            pruned = next((entry for entry in found if isinstance(entry, ChainPruned)), None)
+            raise pruned or ChainUnreachable("no chain endpoint could say whether the transaction is included")
         return next((entry for entry in answers if entry is not None), None)
 
-    async def _find_on(self, node: _Node, hash_: str) -> tuple[int, TxOutcome] | ChainUnreachable | None:
-        if node.problem.startswith("foreign:"):
+    async def _find_on(
+        self, node: Node, hash_: str, least: int, after_height: int | None
+    ) -> tuple[int, TxOutcome] | ChainUnreachable | ChainPruned | None:
+        if node.foreign:
             return ChainUnreachable(node.problem)
         try:
-            return await node.rpc.find_tx(hash_)
+            reached = least == 0 or await node.rpc.has_reached(least)
+            found = await node.rpc.find_tx(hash_)
+            if found is None and not reached:
+                return ChainUnreachable(f"{node.endpoint.rpc} has not reached height {least}")
+            if found is None and after_height is not None:
+                kept = (await node.rpc.status()).earliest_height
+                if kept > after_height + 1:
+                    return ChainPruned(f"{node.endpoint.rpc} keeps blocks from {kept} on only")
+            return found
         except ChainUnreachable as error:
             return error
         except ChainError as error:
@@ -208,32 +195,78 @@ class ChainClient:
 
     async def hints(self, wake: asyncio.Event) -> None:
         """Listen on the best node's websocket until it ends."""
-        node = min(self._nodes, key=_Node.rank)
-        await node.rpc.hints(wake)
+        best = self._nodes.best_first()
+        if best:
+            await best[0].rpc.hints(wake)
 
     # --- queries -----------------------------------------------------------------------------------------------
 
+    async def seen(self, answer: Awaitable[T], *, exact: bool = False) -> Seen[T]:
+        """A query of this client (a coroutine, not yet running) with the height its answer held at.
+
+        Of an answer in several pages that is the lowest; with ``exact``, different ones are ``ChainUnreachable``.
+        """
+        heights: list[int] = []
+        token = _HEIGHTS.set(heights)
+        try:
+            value = await answer
+        finally:
+            _HEIGHTS.reset(token)
+        if exact and len(set(heights)) > 1:
+            raise ChainUnreachable("the chain moved on while it was read; try again")
+        return Seen(value, min(heights, default=self.floor_height))
+
     async def _query(self, method: str, request: Any, response: type[Any], *, height: int | None = None) -> Any:
         """One gRPC query; None for a positive "not found". ``height`` asks for the state at exactly that height."""
-        metadata = None if height is None else ((HEIGHT_KEY, str(height)),)
 
-        async def ask(node: _Node) -> Any:
-            stub = node.channel.unary_unary(
-                method, request_serializer=lambda r: r.SerializeToString(), response_deserializer=response.FromString
-            )
+        async def ask(node: Node) -> tuple[Any, int]:
+            return await self._ask(node, method, request, response, height)
+
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + self.timeout_s
+        while True:
             try:
-                return await stub(request, timeout=self.timeout_s, metadata=metadata)
-            except grpc.aio.AioRpcError as error:
-                words = error.details() or ""
-                if error.code() is grpc.StatusCode.NOT_FOUND:
-                    return None
-                if error.code() is grpc.StatusCode.UNKNOWN and any(w in words for w in _NOT_FOUND_WORDS):
-                    return None
-                if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
-                    raise ChainError(f"{method}: {words}") from error
-                raise ChainUnreachable(f"{node.endpoint.grpc} did not answer {method}: {words}") from error
+                value, held_at = (await self._nodes.first(ask)).value
+                break
+            except _Stale:
+                # A node's queries may follow its blocks by a moment.
+                if loop.time() >= give_up_s:
+                    raise
+                await asyncio.sleep(_STALE_PAUSE_S)
+        heights = _HEIGHTS.get()
+        if heights is not None:
+            heights.append(held_at)
+        return value
 
-        return await self._each(ask)
+    async def _ask(
+        self, node: Node, method: str, request: Any, response: type[Any], asked_height: int | None
+    ) -> tuple[Any, int]:
+        stub = node.channel.unary_unary(
+            method, request_serializer=lambda r: r.SerializeToString(), response_deserializer=response.FromString
+        )
+        metadata = None if asked_height is None else ((HEIGHT_KEY, str(asked_height)),)
+        call = stub(request, timeout=self.timeout_s, metadata=metadata)
+        try:
+            value = await call
+        except grpc.aio.AioRpcError as error:
+            words = error.details() or ""
+            missing = error.code() is grpc.StatusCode.NOT_FOUND or (
+                error.code() is grpc.StatusCode.UNKNOWN and any(w in words for w in _NOT_FOUND_WORDS)
+            )
+            if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
+                raise ChainError(f"{method}: {words}") from error
+            if not missing:
+                raise ChainUnreachable(f"{node.endpoint.grpc} did not answer {method}: {words}") from error
+            value = None
+        if asked_height is not None:
+            return value, asked_height
+        height = await _height_of(call, node)
+        if height < self.floor_height:
+            raise _Stale(
+                f"{node.endpoint.grpc} answers {method} as of height {height}, below {self.floor_height} which was "
+                "read already"
+            )
+        return value, height
 
     async def _pages(
         self, method: str, request: Any, response: type[Any], name: str, *, height: int | None = None
@@ -250,6 +283,29 @@ class ChainClient:
             if len(items) >= MAX_ITEMS:
                 raise ChainError(f"{method} has more than {MAX_ITEMS} items; narrow the filter")
             request.pagination.key = answer.pagination.next_key
+
+    async def simulate(self, raw: bytes) -> Simulated:
+        """What a transaction would do now; its failure is an answer. ``ChainError`` when nodes cannot simulate."""
+        method = "/cosmos.tx.v1beta1.Service/Simulate"
+
+        async def ask(node: Node) -> Simulated:
+            stub = node.channel.unary_unary(
+                method,
+                request_serializer=lambda r: r.SerializeToString(),
+                response_deserializer=tx_service.SimulateResponse.FromString,
+            )
+            try:
+                answer = await stub(tx_service.SimulateRequest(tx_bytes=raw), timeout=self.timeout_s)
+            except grpc.aio.AioRpcError as error:
+                words = error.details() or error.code().name
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    raise ChainError(f"{node.endpoint.grpc} cannot simulate: {words}") from error
+                if error.code() in _SILENT:
+                    raise ChainUnreachable(f"{node.endpoint.grpc} did not answer {method}: {words}") from error
+                return Simulated(words)
+            return Simulated(None, int(answer.gas_info.gas_used))
+
+        return (await self._nodes.first(ask)).value
 
     async def deployment(self, id_: DeploymentId) -> m.Deployment | None:
         raw = await self._query(
@@ -368,3 +424,11 @@ class ChainClient:
         pubkey = keys_pb2.PubKey()
         known = base.HasField("pub_key") and base.pub_key.Unpack(pubkey)
         return Account(int(base.account_number), int(base.sequence), bytes(pubkey.key) if known else None)
+
+
+async def _height_of(call: Any, node: Node) -> int:
+    """The height a query's answer held at: its header, else what the node last said of itself."""
+    for key, value in await call.initial_metadata() or ():
+        if key == HEIGHT_KEY and str(value).isdecimal():
+            return int(value)
+    return node.status.height if node.status is not None else 0

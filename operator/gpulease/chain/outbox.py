@@ -2,24 +2,28 @@
 
 An intent has an idempotency key chosen by who wants it. Its signed bytes are stored before they are first sent, and the
 same bytes are sent until they are in a block or can be in none any more. What a node says about bytes it may have seen
-before proves nothing; only a block, or the chain's clock passing the transaction's deadline, does.
+before proves nothing; only a block, or the chain's clock passing the transaction's deadline, does. Several intents may
+travel in one transaction; what is stored of that is a :class:`SignedTx`, written together with its entries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
-from gpulease.units import NS_PER_S, Coin, Dec
+from gpulease.chain.fees import Purse
+from gpulease.chain.verdicts import Verdict, classify
+from gpulease.units import NS_PER_S
 
-ALREADY_WAITING = 19
-MEMPOOL_FULL = 20
 MAX_ATTEMPTS = 20
+"""How often an intent is signed before it is given up."""
+MAX_FAILURES = 3
+"""How often an intent's messages may fail in passing (a panic, too little gas), each time for a fee."""
 REBROADCAST_AFTER_NS = 4 * NS_PER_S
 EXPIRY_MARGIN_NS = 2 * NS_PER_S
-"""The chain's clock has to pass a deadline by this much before a missing transaction counts as dead."""
+"""The chain's clock has to pass a deadline by this much before anyone is asked whether the transaction is dead."""
 
 
 class Priority(Enum):
@@ -57,13 +61,17 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An intent with its fate. ``timeout_ns`` is the chain time after which the bytes are dead."""
+    """An intent with its fate.
+
+    ``hash`` names the transaction it travels in and ``timeout_ns`` the chain time after which that is dead; both are
+    empty while it is planned. ``alone`` and ``most_with`` keep it out of (large) batches after one failed; ``suspect``
+    names the failed batch it was in until the batch has been examined. ``not_before_ns`` is chain time.
+    """
 
     intent: Intent
     state: State
     created_ns: int
     attempts: int = 0
-    raw: bytes = b""
     hash: str = ""
     timeout_ns: int = 0
     sent_ns: int = 0
@@ -72,6 +80,10 @@ class Entry:
     codespace: str = ""
     log: str = ""
     gas_used: int = 0
+    failures: int = 0
+    most_with: int = 0
+    suspect: str = ""
+    not_before_ns: int = 0
 
     @property
     def succeeded(self) -> bool:
@@ -87,6 +99,28 @@ class Entry:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class SignedTx:
+    """Bytes that may be in a block some day. ``keys`` are its intents in message order.
+
+    ``after_height`` is the last block seen when it was signed: no block up to there can hold it. ``sequence`` is None
+    for unordered ones. Times are chain time.
+    """
+
+    hash: str
+    raw: bytes
+    signer: str
+    keys: tuple[str, ...]
+    priority: Priority
+    gas: int
+    fee_uakt: int
+    signed_ns: int
+    timeout_ns: int
+    after_height: int = 0
+    sequence: int | None = None
+    sent_ns: int = 0
+
+
 class Outbox(Protocol):
     """Where entries live. Every write is durable when the call returns."""
 
@@ -96,83 +130,128 @@ class Outbox(Protocol):
 
     def outbox_open(self, signer: str) -> list[Entry]: ...
 
+    def outbox_txs(self, signer: str) -> list[SignedTx]:
+        """Transactions that are not settled yet."""
+        ...
 
-# What one message of each kind used at most on the recorded chain, with half as much again on top.
-GAS_BY_TYPE = {
-    "/akash.audit.v1.MsgSignProviderAttributes": 115_000,
-    "/akash.cert.v1.MsgCreateCertificate": 155_000,
-    "/akash.cert.v1.MsgRevokeCertificate": 125_000,
-    "/akash.deployment.v1beta4.MsgCloseDeployment": 600_000,
-    "/akash.deployment.v1beta4.MsgCloseGroup": 260_000,
-    "/akash.deployment.v1beta4.MsgCreateDeployment": 350_000,
-    "/akash.deployment.v1beta4.MsgUpdateDeployment": 95_000,
-    "/akash.escrow.v1.MsgAccountDeposit": 200_000,
-    "/akash.market.v1beta5.MsgCloseBid": 370_000,
-    "/akash.market.v1beta5.MsgCloseLease": 370_000,
-    "/akash.market.v1beta5.MsgCreateBid": 200_000,
-    "/akash.market.v1beta5.MsgCreateLease": 350_000,
-    "/akash.market.v1beta5.MsgLeaseStartReclaim": 115_000,
-    "/akash.market.v1beta5.MsgWithdrawLease": 690_000,
-    "/akash.provider.v1beta4.MsgCreateProvider": 120_000,
-    "/akash.provider.v1beta4.MsgUpdateProvider": 120_000,
-    "/cosmos.bank.v1beta1.MsgSend": 140_000,
-}
-DEFAULT_GAS = 400_000
+    def outbox_purse(self, signer: str) -> Purse: ...
+
+    def outbox_commit(
+        self,
+        entries: Sequence[Entry],
+        *,
+        tx: SignedTx | None = None,
+        settled: SignedTx | None = None,
+        purse: Purse | None = None,
+    ) -> None:
+        """All of it together or none: entries, a transaction that is open from now on, one that is not any more."""
+        ...
 
 
-def gas_for(intent: Intent, learned: dict[str, int]) -> int:
-    """Gas limit: the larger of the table and one and a half times what this kind was seen to use."""
-    table = sum(GAS_BY_TYPE.get(url, DEFAULT_GAS) for url, _ in intent.messages)
-    return max(table, learned.get(intent.kind, 0) * 3 // 2)
-
-
-def fee_for(gas: int, gas_price_uakt: Dec) -> Coin:
-    return Coin("uakt", (gas_price_uakt * gas).ceil())
-
-
-def next_to_send(entries: Iterable[Entry], *, now_ns: int) -> list[Entry]:
-    """What to hand to a node now, most urgent first: new, unsent, or sent long enough ago."""
-    due = [
-        e
-        for e in entries
-        if e.state in (State.PLANNED, State.SIGNED)
-        or (e.state is State.SENT and now_ns - e.sent_ns >= REBROADCAST_AFTER_NS)
+def due(txs: Iterable[SignedTx], *, chain_time_ns: int) -> list[SignedTx]:
+    """What to hand to a node now, most urgent first: not sent yet, or sent long enough ago."""
+    found = [
+        tx
+        for tx in txs
+        if tx.timeout_ns >= chain_time_ns and (tx.sent_ns == 0 or chain_time_ns - tx.sent_ns >= REBROADCAST_AFTER_NS)
     ]
-    return sorted(due, key=lambda e: (e.intent.priority.value, e.created_ns, e.intent.key))
+    return sorted(found, key=lambda tx: (tx.priority.value, tx.sequence or 0, tx.signed_ns, tx.hash))
 
 
-def after_broadcast(entry: Entry, *, code: int, codespace: str, log: str, now_ns: int) -> Entry:
-    """What a node's CheckTx means for an entry.
+def is_dead(tx: SignedTx, *, chain_time_ns: int) -> bool:
+    """The chain's clock has passed the deadline: no later block can hold these bytes."""
+    return chain_time_ns > tx.timeout_ns + EXPIRY_MARGIN_NS
 
-    On the first send a refusal is final: the bytes are in no mempool. On a later one it is not: they may be in a block
-    already (a used nonce looks like a refusal), so only inclusion or expiry decides.
-    """
-    if code in (0, ALREADY_WAITING):
-        return replace(entry, state=State.SENT, sent_ns=now_ns, log="")
-    first = entry.state is State.SIGNED and entry.sent_ns == 0
-    if first and not is_passing(codespace, code):
-        return replace(entry, state=State.REFUSED, code=code, codespace=codespace, log=log)
+
+def signed(entry: Entry, tx: SignedTx) -> Entry:
+    return replace(
+        entry, state=State.SIGNED, hash=tx.hash, timeout_ns=tx.timeout_ns, attempts=entry.attempts + 1, sent_ns=0
+    )
+
+
+def sent(entry: Entry, *, now_ns: int, log: str = "") -> Entry:
     return replace(entry, state=State.SENT, sent_ns=now_ns, log=log)
 
 
-def is_passing(codespace: str, code: int) -> bool:
-    """Refusals that say nothing about the intent: full mempool (20), timeout (42), used nonce or ttl (18)."""
-    return codespace == "sdk" and code in (MEMPOOL_FULL, 42, 18)
+def planned_again(entry: Entry, *, log: str = "", not_before_ns: int = 0) -> Entry:
+    """Its bytes are dead: sign anew, unless it was tried too often."""
+    if entry.attempts >= MAX_ATTEMPTS:
+        return replace(entry, state=State.EXPIRED, log=log or entry.log)
+    return replace(
+        entry,
+        state=State.PLANNED,
+        hash="",
+        timeout_ns=0,
+        sent_ns=0,
+        log=log or entry.log,
+        not_before_ns=not_before_ns,
+    )
+
+
+def unknown(entry: Entry, *, log: str) -> Entry:
+    """Nobody can tell any more whether its bytes were included: it must not be signed again under this key."""
+    return replace(entry, state=State.EXPIRED, log=f"whether it was included cannot be known any more: {log}")
+
+
+def refused(entry: Entry, *, codespace: str, code: int, log: str) -> Entry:
+    return replace(entry, state=State.REFUSED, codespace=codespace, code=code, log=log)
 
 
 def included(entry: Entry, *, height: int, code: int, codespace: str, log: str, gas_used: int) -> Entry:
     return replace(
-        entry, state=State.INCLUDED, height=height, code=code, codespace=codespace, log=log, gas_used=gas_used
+        entry,
+        state=State.INCLUDED,
+        height=height,
+        code=code,
+        codespace=codespace,
+        log=log,
+        gas_used=gas_used,
+        suspect="",
     )
 
 
-def is_dead(entry: Entry, *, chain_time_ns: int) -> bool:
-    """The chain's clock has passed the deadline: no later block can hold these bytes."""
-    return entry.state in (State.SIGNED, State.SENT) and chain_time_ns > entry.timeout_ns + EXPIRY_MARGIN_NS
+def isolated(entries: Sequence[Entry], bad: Iterable[int]) -> list[Entry]:
+    """A failed batch whose bad messages are known: those go alone, the rest together again."""
+    alone = set(bad)
+    return [replace(e, suspect="", most_with=1 if i in alone else e.most_with) for i, e in enumerate(entries)]
 
 
-def after_death(entry: Entry) -> Entry:
-    """Dead bytes: plan the intent anew, unless it was tried too often."""
-    if entry.attempts >= MAX_ATTEMPTS:
-        return replace(entry, state=State.EXPIRED)
-    return replace(entry, state=State.PLANNED, raw=b"", hash="", timeout_ns=0, sent_ns=0)
+def halved(entries: Sequence[Entry]) -> list[Entry]:
+    """A failed batch that tells nothing about its messages: half of it at a time."""
+    half = max(len(entries) // 2, 1)
+    return [replace(e, suspect="", most_with=min(e.most_with or half, half)) for e in entries]
+
+
+def after_inclusion(
+    entries: Sequence[Entry],
+    *,
+    hash_: str,
+    height: int,
+    time_ns: int,
+    code: int,
+    codespace: str,
+    log: str,
+    gas_used: int,
+    settles: bool,
+) -> list[Entry]:
+    """A block's word on a transaction, for each of its entries. ``settles``: its messages settle escrow accounts.
+
+    Failed messages had no effect, so whatever is not final may be tried again; how often is bounded, for each try has
+    its fee.
+    """
+    share = gas_used // max(len(entries), 1)
+    final = [included(e, height=height, code=code, codespace=codespace, log=log, gas_used=share) for e in entries]
+    verdict = classify(codespace, code, log)
+    if verdict is Verdict.ACCEPTED:
+        return final
+    about_messages = verdict in (Verdict.FINAL, Verdict.PANIC)
+    if about_messages and len(entries) > 1:
+        return [replace(planned_again(e, log=log, not_before_ns=time_ns), suspect=hash_) for e in entries]
+    if verdict is Verdict.FINAL or (verdict is Verdict.PANIC and not settles):
+        return final
+    return [
+        replace(planned_again(e, log=log, not_before_ns=time_ns), failures=e.failures + 1)
+        if e.failures + 1 < MAX_FAILURES
+        else done
+        for e, done in zip(entries, final, strict=True)
+    ]

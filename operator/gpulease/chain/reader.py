@@ -2,14 +2,16 @@
 
 Every block between the cursor and the tip is read, in order, end-block events included; the cursor is saved after the
 block was applied. The websocket only wakes the loop early: when it goes silent, polling finds the blocks anyway. After
-a gap that no node can fill, and every now and then, the caller re-reads its state by query.
+a long gap the caller re-reads its state by query first, because what is open now cannot wait for what was; the blocks
+are read behind that, or skipped where no node keeps them any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,9 +24,16 @@ from gpulease.units import NS_PER_S
 
 log = structlog.get_logger(__name__)
 RESYNC_BLOCKS = 50
-MAX_BACKLOG_BLOCKS = 5_000
+MAX_BACKLOG_BLOCKS = 20_000
+"""Longer gaps (a day and a half at 6 s) are not read block by block any more."""
+READ_AHEAD_BLOCKS = 16
+SILENT_BLOCKS = 2
+"""No new block for so many block times: the feed counts as silent."""
+_PROBLEM_BLOCKS, _PROBLEM_NS = 5, 15 * NS_PER_S
 _AVERAGE_BLOCKS = 100
 DEFAULT_BLOCK_TIME_NS = 6 * NS_PER_S
+_LEAST_WAIT_S = 0.25
+_FLAPPING_BLOCKS = 3
 
 
 class Clock(Protocol):
@@ -35,7 +44,11 @@ class Clock(Protocol):
 
 @dataclass(slots=True)
 class Tip:
-    """Where the chain is, as far as this reader has come. ``problem`` says why it does not move, if it does not."""
+    """Where the chain is. ``problem`` says why it cannot be followed, if it cannot.
+
+    ``silent``: no new block for :data:`SILENT_BLOCKS` block times, which a slow round of the validators may cause too;
+    it becomes a ``problem`` when it lasts. ``read_height`` trails ``height`` while a gap is being read.
+    """
 
     height: int = 0
     time_ns: int = 0
@@ -43,6 +56,8 @@ class Tip:
     measured: bool = False
     problem: tuple[str, str] | None = ("ChainUnknown", "The chain has not been read yet.")
     seen_at_ns: int = 0
+    silent: bool = False
+    read_height: int = 0
 
 
 class BlockReader:
@@ -59,13 +74,14 @@ class BlockReader:
         on_resync: Callable[[int], Awaitable[None]],
         poll_s: float = 0.5,
     ) -> None:
-        self._client = client
-        self._clock = clock
+        self._client, self._clock = client, clock
         self._load, self._save = load_cursor, save_cursor
         self._on_block, self._on_resync = on_block, on_resync
         self._poll_s = poll_s
         self._since_resync = 0
+        self._resynced_at = 0
         self._times: list[tuple[int, int]] = []
+        self._moved_ns = 0
         self._wake = asyncio.Event()
         self.tip = Tip()
 
@@ -92,8 +108,14 @@ class BlockReader:
 
     async def step(self) -> None:
         """Read to the tip once; what goes wrong is in ``tip.problem`` and tried again at the next step."""
+        # A block time without an answer is as bad as none: two of them are what silence may last.
+        within_s = max(self.tip.block_time_ns / NS_PER_S, _LEAST_WAIT_S)
         try:
-            status = await self._client.status()
+            try:
+                async with asyncio.timeout(within_s):
+                    status = await self._client.status()
+            except TimeoutError:
+                raise ChainUnreachable(f"no endpoint said where it is within {within_s:.1f} s") from None
             await self._follow(status.height)
         except ChainUnreachable as error:
             self._report("ChainUnreachable", f"The chain does not answer ({error}). It is tried again.")
@@ -102,50 +124,119 @@ class BlockReader:
         except StoreError as error:
             # The cursor has not moved: the same block is read again, and everything that it leads to is safe to repeat.
             self._report("StoreRefuses", f"{error}")
+        self._listen_for_silence()
 
     def _report(self, reason: str, words: str) -> None:
         if self.tip.problem is None or self.tip.problem[0] != reason:
             log.warning("chain cannot be read", reason=reason, words=words)
         self.tip.problem = (reason, words)
 
+    @property
+    def silent(self) -> bool:
+        """As of now, also while a step waits for an answer."""
+        return self.tip.measured and self._quiet_ns() > SILENT_BLOCKS * self.tip.block_time_ns
+
+    def _quiet_ns(self) -> int:
+        now_ns = self._clock.now_ns()
+        # A local clock that was set back must not hide silence for as long as it was set back.
+        self._moved_ns = min(self._moved_ns, now_ns)
+        return now_ns - self._moved_ns
+
+    def _listen_for_silence(self) -> None:
+        if not self.tip.measured:
+            return
+        quiet_ns, silent = self._quiet_ns(), self.silent
+        if silent and not self.tip.silent:
+            log.warning("no new block is heard of", height=self.tip.height, seconds=quiet_ns / NS_PER_S)
+        self.tip.silent = silent
+        if quiet_ns > max(_PROBLEM_BLOCKS * self.tip.block_time_ns, _PROBLEM_NS) and self.tip.problem is None:
+            self._report(
+                "ChainSilent",
+                f"No block after {self.tip.height} for {quiet_ns // NS_PER_S} s, with a block every "
+                f"{self.tip.block_time_ns / NS_PER_S:.1f} s before. The chain stands still or its endpoints are stuck.",
+            )
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
     async def _follow(self, height: int) -> None:
         cursor = self._load()
         if cursor is None or height - cursor > MAX_BACKLOG_BLOCKS:
             # First start, or so long away that reading every block costs more than asking for the state.
-            cursor = await self._jump(height)
-        if height < cursor:
-            self._report(
-                "ChainWentBack",
-                f"The best node is at height {height}, below {cursor} which was read already. Waiting.",
-            )
+            await self._present(height, measure=True)
+            self._save(height)
+            cursor = height
+        known = max(cursor, self.tip.height)
+        if height < known:
+            # Nodes behind one address may differ by a block or two; that is no news.
+            if height < known - _FLAPPING_BLOCKS or self.tip.height == 0:
+                words = f"The best node is at height {height}, below {known} which was read already. Waiting."
+                self._report("ChainWentBack", words)
             return
-        for next_height in range(cursor + 1, height + 1):
+        if height - cursor > RESYNC_BLOCKS:
+            await self._present(height, measure=not self.tip.measured)
+        elif self.tip.height == 0:
+            # After a restart: the time of the chain is known before its next block.
+            await self._measure(height)
+            self._observe(await self._client.block(height))
+        while cursor < height:
             try:
-                block = await self._client.block(next_height)
+                async for block in self._read_ahead(cursor + 1, height):
+                    await self._apply(block)
+                    cursor = block.height
             except ChainPruned:
-                log.warning("blocks are pruned, state is read instead", from_height=next_height, to_height=height)
-                await self._jump(height)
-                break
-            self._observe(block)
-            await self._on_block(block)
-            self._save(next_height)
-            self._since_resync += 1
-        self.tip.problem = None
-        self.tip.seen_at_ns = self._clock.now_ns()
+                cursor = await self._skip_pruned(cursor, height)
+        if height == self.tip.height:
+            if self.tip.problem is not None and self.tip.problem[0] != "ChainSilent":
+                self.tip.problem = None
+            self.tip.seen_at_ns = self._clock.now_ns()
         if self._since_resync >= RESYNC_BLOCKS:
-            self._since_resync = 0
-            await self._on_resync(self.tip.height)
+            await self._resync(self.tip.height)
 
-    async def _jump(self, height: int) -> int:
-        """Take ``height`` as read and have the caller read its state as of then."""
+    async def _present(self, height: int, *, measure: bool) -> None:
+        """Make ``height`` the tip before the blocks up to it are read, and have the caller read its state."""
+        if height <= self._resynced_at:
+            return
         block = await self._client.block(height)
-        self._times.clear()
-        await self._measure(height)
+        if measure:
+            self._times.clear()
+            await self._measure(height)
         self._observe(block)
+        await self._resync(height)
+
+    async def _resync(self, height: int) -> None:
         await self._on_resync(height)
-        self._save(height)
-        self._since_resync = 0
-        return height
+        self._since_resync, self._resynced_at = 0, height
+
+    async def _read_ahead(self, first: int, last: int) -> AsyncIterator[Block]:
+        """Blocks in order, some of them fetched before they are asked for; never more than a few are held."""
+        fetched: deque[asyncio.Task[Block]] = deque()
+        following = first
+        try:
+            while fetched or following <= last:
+                while following <= last and len(fetched) < READ_AHEAD_BLOCKS:
+                    fetched.append(asyncio.create_task(self._client.block(following)))
+                    following += 1
+                yield await fetched[0]
+                fetched.popleft()
+        finally:
+            for task in fetched:
+                task.cancel()
+            await asyncio.gather(*fetched, return_exceptions=True)
+
+    async def _apply(self, block: Block) -> None:
+        self._observe(block)
+        await self._on_block(block)
+        self._save(block.height)
+        self.tip.read_height = block.height
+        self._since_resync += 1
+
+    async def _skip_pruned(self, cursor: int, height: int) -> int:
+        """Go on with the first block that is still kept; the state stands for those that are not."""
+        kept = min(max(self._client.earliest_height, cursor + 2), height + 1)
+        log.warning("blocks are pruned, state is read instead", from_height=cursor + 1, to_height=kept - 1)
+        await self._present(height, measure=not self.tip.measured)
+        self._save(kept - 1)
+        return kept - 1
 
     async def _measure(self, height: int) -> None:
         """An older block's time gives the pace before two blocks were seen here."""
@@ -156,7 +247,14 @@ class BlockReader:
                 self._times.append((older, block.time_ns))
 
     def _observe(self, block: Block) -> None:
+        if block.height <= self.tip.height:
+            return
         self.tip.height, self.tip.time_ns = block.height, block.time_ns
+        self.tip.silent = False
+        if self.tip.problem is not None and self.tip.problem[0] == "ChainSilent":
+            self.tip.problem = None
+        self._moved_ns = self._clock.now_ns()
+        self._client.floor_height = max(self._client.floor_height, block.height)
         self._times.append((block.height, block.time_ns))
         del self._times[:-_AVERAGE_BLOCKS]
         first_height, first_ns = self._times[0]

@@ -45,10 +45,18 @@ class Fee:
 
 @dataclass(frozen=True, slots=True)
 class Ordering:
-    """Unordered when ``timeout_ns`` is set, else ordered by ``sequence``."""
+    """Unordered when ``timeout_ns`` is set and ``ordered`` is not, else ordered by ``sequence``.
+
+    An ordered transaction may have a deadline too: past it the chain refuses it, whatever the sequence is by then.
+    """
 
     timeout_ns: int | None = None
     sequence: int = 0
+    ordered: bool = False
+
+    @property
+    def unordered(self) -> bool:
+        return self.timeout_ns is not None and not self.ordered
 
 
 def pack(message: Message) -> tuple[str, bytes]:
@@ -70,15 +78,16 @@ def build(
     fee: Fee,
     ordering: Ordering,
     memo: str = "",
+    dry: bool = False,
 ) -> bytes:
-    """Signed TxRaw bytes (SIGN_MODE_DIRECT)."""
+    """Signed TxRaw bytes (SIGN_MODE_DIRECT); ``dry`` puts zeroes for the signature: good for a simulation only."""
     body = tx_pb2.TxBody(memo=memo, messages=[PbAny(type_url=url, value=value) for url, value in messages])
     if ordering.timeout_ns is not None:
-        body.unordered = True
+        body.unordered = ordering.unordered
         body.timeout_timestamp.seconds, body.timeout_timestamp.nanos = divmod(ordering.timeout_ns, NS_PER_S)
     info = tx_pb2.AuthInfo()
     public = keys_pb2.PubKey(key=signer.pubkey_bytes)
-    entry = info.signer_infos.add(sequence=0 if ordering.timeout_ns is not None else ordering.sequence)
+    entry = info.signer_infos.add(sequence=0 if ordering.unordered else ordering.sequence)
     entry.public_key.type_url, entry.public_key.value = pack(public)
     entry.mode_info.single.mode = signing_pb2.SIGN_MODE_DIRECT
     for coin in fee.amount:
@@ -90,6 +99,6 @@ def build(
     doc = tx_pb2.SignDoc(
         body_bytes=body_bytes, auth_info_bytes=info_bytes, chain_id=chain_id, account_number=account_number
     )
-    signature = signer.sign(doc.SerializeToString(deterministic=True))
+    signature = bytes(64) if dry else signer.sign(doc.SerializeToString(deterministic=True))
     raw = tx_pb2.TxRaw(body_bytes=body_bytes, auth_info_bytes=info_bytes, signatures=[signature])
     return bytes(raw.SerializeToString(deterministic=True))

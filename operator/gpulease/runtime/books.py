@@ -79,9 +79,15 @@ class Books:
         self.height = height
 
     def read_block(self, block: Block) -> None:
-        """Post every transfer of the block that touches an open account."""
+        """Post every transfer of the block that touches an open account.
+
+        Blocks come in order. Where some are missing, every book is opened anew; one that was read before changes
+        nothing.
+        """
+        if self.height and block.height > self.height + 1:
+            self.skip_to(block.height - 1)
         self._read_block(block)
-        self.height = block.height
+        self.height = max(self.height, block.height)
 
     def _read_block(self, block: Block) -> None:
         opened = self._opened_at()

@@ -274,7 +274,9 @@ class ChainSession:
             self._on_event(self, event, block.height)
 
     async def _on_resync(self, height: int) -> None:
-        self.books.skip_to(height)
+        if not self.books.height:
+            # The first look at this chain. Later gaps are noticed by the books themselves.
+            self.books.skip_to(height)
         self._on_resync_done(self)
 
     @property
