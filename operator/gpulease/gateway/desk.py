@@ -158,7 +158,7 @@ class Desk:
         found = next((body for body in workloads if report.workload_name(body) == name), None)
         if found is None:
             raise KubeNotFound(404, "NotFound", "no service for that lease" if workloads else "lease not found")
-        return report.service_status(found)
+        return report.with_hosts_of(report.service_status(found), workloads)
 
     async def workloads(self, namespace: str) -> list[Json]:
         found = await asyncio.gather(

@@ -23,6 +23,7 @@ from gpulease.gateway.app import Gateway, Identity
 from gpulease.gateway.serve import GatewayServer, certificate_secret
 from gpulease.kube.client import Cluster
 from gpulease.kube.refs import Ref
+from gpulease.runtime.screening import Screening
 from gpulease.runtime.specs import ProviderSpec, parse_provider
 
 log = structlog.get_logger(__name__)
@@ -122,6 +123,7 @@ async def _serve(cluster: Cluster, what: _What, ports: _Ports) -> None:
             grpc_needed=ports.grpc_needed,
             metrics_host=ports.metrics[0],
             metrics_port=ports.metrics[1],
+            screen=Screening(cluster, chain, spec, address),
             public_secret=Ref("v1", "Secret", what.public_secret, namespace) if what.public_secret else None,
         )
         try:
