@@ -51,7 +51,7 @@ class Limits:
     status_age_s: float = 10.0
     pods_age_s: float = 1.0
     per_address: Rate = field(default_factory=lambda: Rate(300, 1000))
-    per_owner: Rate = field(default_factory=lambda: Rate(100, 600))
+    per_owner: Rate = field(default_factory=lambda: Rate(20, 600))
     streams: StreamLimits = field(default_factory=StreamLimits)
 
 
