@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gpulease.chain import codec
-from gpulease.gateway import auth, certs, tenant
+from gpulease.gateway import auth, certs, serve, tenant, tls
 from gpulease.gateway.client import Caller
 from gpulease.gateway.jwt import SCOPES
 from gpulease.gateway.tls import TlsDoor
@@ -187,6 +187,20 @@ async def test_a_certificate_comes_in_as_soon_as_it_is_on_chain_and_not_once_rev
         assert here.server._guard.refused_total >= 2  # the client library asks again once
 
 
+async def test_without_openssls_help_the_tenants_certificates_are_the_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "_OPEN_SSL", None)
+    monkeypatch.setattr(serve, "ANY_CLIENT", False)
+    made = certs.make(TENANT.address, now_ns=time.time_ns())
+    async with stand() as here:
+        await here.send()
+        here.deployed()
+        assert not await comes_in(here, made)
+        await publish(here, made)
+        async with asyncio.timeout(10):
+            while not await comes_in(here, made):
+                await asyncio.sleep(0.05)
+
+
 async def test_our_own_client_comes_with_its_certificate_too() -> None:
     made = certs.make(TENANT.address, now_ns=time.time_ns())
     async with stand() as here:
@@ -224,12 +238,12 @@ async def test_the_gateways_public_name_has_the_public_certificate() -> None:
     )
     took: list[bytes | None] = []
 
-    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def note(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         took.append(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
         writer.close()
 
     door = TlsDoor(chain.cert_pem, chain.key_pem, public_host="gateway.example")
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=door.listening)
+    server = await asyncio.start_server(note, "127.0.0.1", 0, ssl=door.listening)
     port = server.sockets[0].getsockname()[1]
     try:
         before = await shown(port, "gateway.example", own)
