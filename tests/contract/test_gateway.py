@@ -144,7 +144,12 @@ def secret_of(made: certs.MadeCertificate) -> dict[str, Any]:
 
 @asynccontextmanager
 async def stand(
-    *, lease: bool = True, limits: Limits | None = None, grpc: bool = False, timing: Timing | None = None
+    *,
+    lease: bool = True,
+    limits: Limits | None = None,
+    grpc: bool = False,
+    timing: Timing | None = None,
+    screen: Any = None,
 ) -> AsyncIterator[Stand]:
     cluster = FakeCluster()
     async with (
@@ -188,7 +193,8 @@ async def stand(
             Ref("v1", "Secret", certificate_secret("p"), OPERATOR_NS),
             port=0,
             grpc=("127.0.0.1", 0) if grpc else None,
-            timing=timing or Timing(certificate_poll_s=0.05, head_s=0.3, status_poll_s=0.05, grace_s=0.2),
+            screen=screen,
+            timing=Timing(certificate_poll_s=0.05, head_s=0.3, status_poll_s=0.05, grace_s=0.2),
         )
         await server.start()
         try:

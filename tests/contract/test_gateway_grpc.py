@@ -25,9 +25,11 @@ from gpulease.pb.akash.provider.lease.v1 import service_pb2 as lease_pb2
 from gpulease.pb.akash.provider.lease.v1 import service_pb2_grpc as lease_grpc
 from gpulease.pb.akash.provider.v1 import service_pb2_grpc as provider_grpc
 from gpulease.pb.akash.provider.v1 import validation_pb2
+from gpulease.runtime.screening import Screening
+from gpulease.runtime.specs import parse_provider
 from gpulease.workload import manifest
 from tests.contract.test_chain_client import PROVIDER, TENANT
-from tests.contract.test_gateway import LEASE, MANIFEST, RECORDED, URI_HOST, Stand, stand
+from tests.contract.test_gateway import LEASE, MANIFEST, RECORDED, URI_HOST, Stand, spec_of, stand
 from tests.contract.test_gateway_limits import bearer
 
 pytestmark = pytest.mark.contract
@@ -202,3 +204,46 @@ async def test_what_is_refused_has_the_same_words_as_over_rest(grpc_here: tuple[
     assert answer == (Code.INVALID_ARGUMENT, "manifest version validation failed")
     asked = lease_pb2.ServiceStatusRequest(lease_id=lease_id())
     assert (await refused(leases.ServiceStatus(asked, metadata=held(bearer()), timeout=5)))[0] == Code.NOT_FOUND
+
+
+def node(gpus: int) -> dict[str, Any]:
+    amounts = {"cpu": "8", "memory": "16Gi", "ephemeral-storage": "100Gi", "nvidia.com/gpu": str(gpus)}
+    labels = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
+    status = {"allocatable": amounts, "capacity": amounts, "conditions": [{"type": "Ready", "status": "True"}]}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": labels}, "status": status}
+
+
+def provider_object(chain: Any) -> dict[str, Any]:
+    endpoint = {"rpc": chain.endpoints[0].rpc, "grpc": chain.endpoints[0].grpc}
+    return {
+        "metadata": {"name": "p", "namespace": "ns", "uid": "1"},
+        "spec": {
+            "chain": {"chainID": "contract", "endpoints": [endpoint]},
+            "wallet": {"secretName": "wallet"},
+            "hostURI": "https://p.example.test:8443",
+            "pricing": {"gpuUsdPerHour": [{"model": "a100", "usdPerHour": "2"}]},
+        },
+    }
+
+
+async def test_a_screening_says_the_price_or_why_there_is_none() -> None:
+    screen: list[Screening] = []
+
+    async def screened(group: Any) -> Any:
+        return await screen[0](group)
+
+    async with stand(grpc=True, screen=screened) as here, channel(here) as opened:
+        cluster: Any = here.cluster
+        screen.append(Screening(cluster, here.chain, parse_provider(provider_object(here.chain)), PROVIDER.address))
+        stub = provider_grpc.ProviderRPCStub(opened)
+        asked = spec_of(manifest.parse(MANIFEST)[0].services[0].resources)
+        request = validation_pb2.BidScreeningRequest(group_spec=codec.pb_group_spec(asked))
+        assert (await refused(stub.BidScreening(request, timeout=5)))[0] == Code.UNAUTHENTICATED
+        answer = await stub.BidScreening(request, metadata=held(bearer()), timeout=5)
+        assert (answer.passed, "our GPUs are: none" in answer.reasons[0]) == (False, True)
+        here.cluster.put(node(gpus=1))
+        answer = await stub.BidScreening(request, metadata=held(bearer()), timeout=5)
+        assert (answer.passed, list(answer.reasons), answer.price.denom) == (True, [], "uact")
+        assert int(answer.price.amount) > 0
+        empty = await stub.BidScreening(validation_pb2.BidScreeningRequest(), metadata=held(bearer()), timeout=5)
+        assert not empty.passed

@@ -58,6 +58,14 @@ async def move(here: Stand, names: Any, dseq: int, route: str = "hostname") -> t
     return status, text
 
 
+def led_to(here: Stand, lease: LeaseId) -> set[str]:
+    """What the operator makes the lease's ingress of."""
+    secret = here.cluster.objects[Ref("v1", "Secret", manifest_secret(lease_namespace(lease)), OPERATOR_NS)]
+    group = manifests.hosted_group(secret)
+    assert group is not None
+    return {host for s in group.services for e in s.expose for host in e.hosts or ()}
+
+
 def holds(here: Stand, lease: LeaseId) -> frozenset[str] | None:
     secret = here.cluster.objects[Ref("v1", "Secret", manifest_secret(lease_namespace(lease)), OPERATOR_NS)]
     return manifests.held_hosts(secret)
@@ -74,6 +82,7 @@ async def test_a_name_is_withheld_from_a_second_lease_until_it_is_migrated() -> 
         assert (holds(here, first), holds(here, second)) == ({"app.example.com"}, frozenset())
         assert await move(here, ["app.example.com"], SECOND) == (200, '{"transferred":["app.example.com"]}')
         assert (holds(here, first), holds(here, second)) == (frozenset(), {"app.example.com"})
+        assert (led_to(here, first), led_to(here, second)) == (set(), {"app.example.com"})
         assert await move(here, ["app.example.com"], SECOND) == (200, '{"transferred":["app.example.com"]}')
         assert await put(here, FIRST, raw) == (200, "")
         assert holds(here, first) == frozenset()

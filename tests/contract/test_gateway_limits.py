@@ -19,10 +19,12 @@ from gpulease.chain import codec
 from gpulease.errors import GatewayRefused, GatewayUnreachable
 from gpulease.gateway import certs, client, jwt
 from gpulease.gateway.app import Gateway, Identity, Limits
+from gpulease.gateway.rates import Rate
 from gpulease.gateway.serve import GatewayServer, Timing, certificate_secret
 from gpulease.kube.refs import Ref
+from gpulease.workload.names import lease_namespace
 from tests.contract.test_chain_client import PROVIDER, TENANT
-from tests.contract.test_gateway import DSEQ, LEASE, MANIFEST, OPERATOR_NS, Stand, secret_of, stand
+from tests.contract.test_gateway import DSEQ, LEASE, MANIFEST, OPERATOR_NS, URI_HOST, Stand, secret_of, stand
 from tests.fakes.cluster import FakeCluster
 
 pytestmark = pytest.mark.contract
@@ -126,6 +128,31 @@ async def test_above_the_limit_a_request_is_turned_away() -> None:
     async with stand(limits=Limits(requests_at_once=0)) as here:
         status, _, text = await here.ask("GET", "/address")
         assert (status, text) == (503, "too many requests at once; try again in a moment\n")
+
+
+async def test_whoever_asks_too_often_is_told_to_wait_and_others_are_not() -> None:
+    slow = Rate(0.5, 3)
+    async with stand(limits=Limits(per_owner=slow)) as here:
+        answers = [await here.ask("GET", STATUS, token=bearer()) for _ in range(4)]
+        assert [status for status, _, _ in answers] == [404, 404, 404, 429]
+        assert answers[3][1]["Retry-After"] == "1"
+        assert (await here.ask("GET", "/address"))[0] == 200
+    async with stand(limits=Limits(per_address=slow)) as here:
+        assert [(await here.ask("GET", "/address"))[0] for _ in range(4)] == [200, 200, 200, 429]
+
+
+async def test_a_service_with_a_host_name_is_told_with_all_of_the_leases() -> None:
+    async with stand() as here:
+        here.deployed()
+        ref = Ref("apps/v1", "Deployment", "web", lease_namespace(LEASE))
+        for name, uris in (("api", "b.example"), ("db", "")):
+            body = json.loads(json.dumps(here.cluster.objects[ref]))
+            body["metadata"] |= {"name": name, "labels": {"gpulease.dev/service": name}}
+            body["metadata"]["annotations"] = {"gpulease.dev/uris": uris}
+            here.cluster.put(body)
+        for name, wanted in (("web", ["b.example", URI_HOST]), ("api", ["b.example", URI_HOST]), ("db", None)):
+            _, _, text = await here.ask("GET", f"/lease/{DSEQ}/1/1/service/{name}/status", token=bearer())
+            assert json.loads(text)["uris"] == wanted
 
 
 async def test_tls_1_2_is_refused() -> None:

@@ -8,6 +8,7 @@ import json
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import aclosing
 from typing import Any
 
 import aiohttp
@@ -19,8 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gpulease.chain import codec
-from gpulease.gateway import auth, certs
+from gpulease.gateway import auth, certs, serve, tenant, tls
+from gpulease.gateway.client import Caller
 from gpulease.gateway.jwt import SCOPES
+from gpulease.gateway.tls import TlsDoor
 from gpulease.pb.akash.provider.lease.v1 import service_pb2 as lease_pb2
 from gpulease.pb.akash.provider.lease.v1 import service_pb2_grpc as lease_grpc
 from tests.contract.test_chain_client import PROVIDER, TENANT
@@ -182,6 +185,76 @@ async def test_a_certificate_comes_in_as_soon_as_it_is_on_chain_and_not_once_rev
             assert (await kept.get(f"{here.uri}{LEASE_PATH}/status")).status == 401
         assert here.server._guard is not None
         assert here.server._guard.refused_total >= 2  # the client library asks again once
+
+
+async def test_without_openssls_help_the_tenants_certificates_are_the_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "_OPEN_SSL", None)
+    monkeypatch.setattr(serve, "ANY_CLIENT", False)
+    made = certs.make(TENANT.address, now_ns=time.time_ns())
+    async with stand() as here:
+        await here.send()
+        here.deployed()
+        assert not await comes_in(here, made)
+        await publish(here, made)
+        async with asyncio.timeout(10):
+            while not await comes_in(here, made):
+                await asyncio.sleep(0.05)
+
+
+async def test_our_own_client_comes_with_its_certificate_too() -> None:
+    made = certs.make(TENANT.address, now_ns=time.time_ns())
+    async with stand() as here:
+        await publish(here, made)
+        await here.send()
+        here.deployed()
+        here.pod("web-0").write("line")
+        calling = Caller(
+            here.uri,
+            PROVIDER.address,
+            TENANT,
+            here.published,
+            now_s=time.time(),
+            timeout_s=10,
+            certificate=made,
+        )
+        assert json.loads(await calling.call("GET", f"{LEASE_PATH}/status", scope="status"))["services"]["web"]
+        async with aclosing(tenant.logs(calling, LEASE, follow=True)) as lines:
+            assert (await anext(lines)).message == "line"
+
+
+async def shown(port: int, name: str, own: certs.MadeCertificate) -> bytes:
+    """The certificate that the server shows under a name to a client that has one itself."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client_context(own), server_hostname=name)
+    secured = writer.get_extra_info("ssl_object")
+    await reader.read()
+    der: bytes = secured.getpeercert(binary_form=True)
+    writer.close()
+    return der
+
+
+async def test_the_gateways_public_name_has_the_public_certificate() -> None:
+    chain, public, own = (
+        certs.make(TENANT.address, hosts=("gateway.example",), now_ns=time.time_ns()) for _ in range(3)
+    )
+    took: list[bytes | None] = []
+
+    async def note(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        took.append(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+        writer.close()
+
+    door = TlsDoor(chain.cert_pem, chain.key_pem, public_host="gateway.example")
+    server = await asyncio.start_server(note, "127.0.0.1", 0, ssl=door.listening)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        before = await shown(port, "gateway.example", own)
+        door.change(chain.cert_pem, chain.key_pem, public=(public.cert_pem, public.key_pem))
+        after = [await shown(port, name, own) for name in ("GATEWAY.example", "mtls.gateway.example", "other")]
+    finally:
+        server.close()
+        await server.wait_closed()
+    wanted, ours = (certs._der(made.cert_pem) for made in (chain, public))
+    assert [before, *after] == [wanted, ours, wanted, wanted]
+    assert took == [certs._der(own.cert_pem)] * 4
 
 
 async def test_a_silent_chain_does_not_turn_a_certificate_away() -> None:

@@ -63,6 +63,7 @@ async def gateway(env: EnvTest, port: int, metrics: int) -> AsyncIterator[asynci
         "--namespace": NAMESPACE,
         "--listen": f"127.0.0.1:{port}",
         "--metrics-port": str(metrics),
+        "--grpc-listen": f"127.0.0.1:{free_port()}",
     }
     words = [word for pair in options.items() for word in pair]
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "gpulease", "gateway", *words)

@@ -406,11 +406,10 @@ async def test_noise_on_a_websocket_ends_that_one_alone(monkeypatch: pytest.Monk
     assert not [reason for reason in gateway.streams.cut_total if reason.endswith("4000")]
 
 
-def test_enough_cases_were_tried(request: pytest.FixtureRequest) -> None:
+def test_enough_cases_were_tried() -> None:
     """Runs last; with a selection of tests it counts what was selected."""
     for name, count in TRIED.items():
         assert count >= PLANNED[name] * 0.9, name
     total = sum(TRIED.values())
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    reporter.write_line(f"gateway fuzz: {total} cases: {dict(TRIED)}")
+    print(f"gateway fuzz: {total} cases: {dict(TRIED)}")
     assert total >= 10_000 or TRIED.keys() != PLANNED.keys()

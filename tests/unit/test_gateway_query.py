@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpulease.gateway import hosts, migrate, query, shell
+from gpulease.gateway import hosts, migrate, query, rates, shell
 from gpulease.gateway.hosts import HostRefused, Kept
 from gpulease.gateway.kubeevents import service_of
 from gpulease.gateway.query import BadQuery, ShellQuery, StreamQuery
@@ -182,3 +182,29 @@ def test_a_move_takes_from_the_owners_other_leases_first() -> None:
     taken = [*kept, entry("c", 4, "z.com", "")]
     with pytest.raises(HostRefused, match="another tenant"):
         hosts.move(taken, lease("c", 4), ["z.com"])
+
+
+def test_a_bucket_fills_again_with_time_and_is_one_partys_own() -> None:
+    now_s = 0.0
+    buckets = rates.Buckets(rates.Rate(2, 3), now_s=lambda: now_s)
+
+    def taken(key: str, times: int) -> int:
+        got = 0
+        for _ in range(times):
+            try:
+                buckets.take(key)
+            except rates.TooOften:
+                continue
+            got += 1
+        return got
+
+    assert (taken("a", 5), taken("b", 2)) == (3, 2)
+    now_s = 1.0
+    assert taken("a", 5) == 2
+    now_s = 0.5  # a clock that was set back gives nothing and takes nothing
+    assert taken("a", 5) == 0
+    now_s = 100.0
+    assert taken("a", 5) == 3
+    for number in range(11_000):
+        buckets.take(str(number))
+    assert (len(buckets._left), buckets.refused_total) == (10_000, 12)

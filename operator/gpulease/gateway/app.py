@@ -27,6 +27,7 @@ from gpulease.gateway.jwt import Claims, Permit
 from gpulease.gateway.manifests import NotTaken
 from gpulease.gateway.ports import ChainPort, ClusterPort
 from gpulease.gateway.query import MOST_U32, MOST_U64, BadQuery, path_number, shell_query, stream_query
+from gpulease.gateway.rates import Buckets, Rate, TooOften
 from gpulease.gateway.streams import StreamLimits, Streams
 from gpulease.ids import DeploymentId, LeaseId
 from gpulease.workload import manifest
@@ -49,6 +50,8 @@ class Limits:
     requests_at_once: int = 128
     status_age_s: float = 10.0
     pods_age_s: float = 1.0
+    per_address: Rate = field(default_factory=lambda: Rate(300, 1000))
+    per_owner: Rate = field(default_factory=lambda: Rate(20, 600))
     streams: StreamLimits = field(default_factory=StreamLimits)
 
 
@@ -79,6 +82,8 @@ class Gateway:
             status_age_s=self.limits.status_age_s,
             pods_age_s=self.limits.pods_age_s,
         )
+        self.addresses = Buckets(self.limits.per_address, now_s=now_s)
+        self.owners = Buckets(self.limits.per_owner, now_s=now_s)
         self.streams = Streams(self.desk, self.limits.streams)
         self._cluster = cluster
 
@@ -129,10 +134,16 @@ class Gateway:
 
     async def _answered(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         try:
+            self.addresses.take(request.remote or "")
             claims = await self.auth.identify(_authorization(request), _certificate(request))
             if claims is not None:
+                self.owners.take(claims.owner)
                 request[_CLAIMS] = claims
             return await handler(request)
+        except TooOften as error:
+            response = answers.text(429, str(error))
+            response.headers["Retry-After"] = "1"
+            return response
         except Refused as error:
             log.info("request_refused", path=request.path, status=error.status, why=error.why)
             return answers.message(error.status, error.message)

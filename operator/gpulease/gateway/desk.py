@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gpulease.errors import KubeNotFound
 from gpulease.gateway import hosts, manifests, report
@@ -50,6 +50,15 @@ def _name(body: Json) -> str:
     return str(body["metadata"]["name"])
 
 
+@dataclass(slots=True)
+class _Look:
+    """The last look at one lease; who comes while it is under way waits for it."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    at_s: float = 0.0
+    found: Running | None = None
+
+
 class NoWorkloads(KubeNotFound):
     """The lease is unknown here, or nothing of it runs."""
 
@@ -79,8 +88,7 @@ class Desk:
         self._store = ManifestStore(cluster, namespace=identity.namespace)
         self._status: tuple[float, Json] | None = None
         self._status_lock = asyncio.Lock()
-        self._running: OrderedDict[str, tuple[float, Running]] = OrderedDict()
-        self._running_locks: dict[str, asyncio.Lock] = {}
+        self._looks: OrderedDict[str, _Look] = OrderedDict()
         self._hosts_lock = asyncio.Lock()
 
     # --- the provider --------------------------------------------------------------------------------------------
@@ -158,7 +166,7 @@ class Desk:
         found = next((body for body in workloads if report.workload_name(body) == name), None)
         if found is None:
             raise KubeNotFound(404, "NotFound", "no service for that lease" if workloads else "lease not found")
-        return report.service_status(found)
+        return report.with_hosts_of(report.service_status(found), workloads)
 
     async def workloads(self, namespace: str) -> list[Json]:
         found = await asyncio.gather(
@@ -171,18 +179,14 @@ class Desk:
 
     async def running(self, namespace: str) -> Running:
         """Shared by all who follow the same lease, so that their number does not reach the API server."""
-        lock = self._running_locks.setdefault(namespace, asyncio.Lock())
-        async with lock:
-            held = self._running.get(namespace)
-            if held is not None and self._now_s() - held[0] < self._pods_age_s:
-                return held[1]
-            workloads, pods = await asyncio.gather(
-                self.workloads(namespace), self.cluster.list("v1", "Pod", namespace=namespace, labels=SERVICE_LABEL)
-            )
-            found = Running(tuple(workloads), pods.items)
-            self._running[namespace] = (self._now_s(), found)
-            self._running.move_to_end(namespace)
-            if len(self._running) > _MOST_NAMESPACES:
-                old, _ = self._running.popitem(last=False)
-                self._running_locks.pop(old, None)
-            return found
+        look = self._looks.setdefault(namespace, _Look())
+        self._looks.move_to_end(namespace)
+        if len(self._looks) > _MOST_NAMESPACES:
+            self._looks.popitem(last=False)
+        async with look.lock:
+            if look.found is None or self._now_s() - look.at_s >= self._pods_age_s:
+                workloads, pods = await asyncio.gather(
+                    self.workloads(namespace), self.cluster.list("v1", "Pod", namespace=namespace, labels=SERVICE_LABEL)
+                )
+                look.found, look.at_s = Running(tuple(workloads), pods.items), self._now_s()
+            return look.found

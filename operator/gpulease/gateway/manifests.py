@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from gpulease.errors import ManifestError
 from gpulease.gateway import hosts
@@ -17,7 +18,7 @@ from gpulease.ids import DeploymentId, LeaseId
 from gpulease.kube.refs import Json, Ref
 from gpulease.market.model import Deployment
 from gpulease.workload import isolation, manifest
-from gpulease.workload.model import Manifest, ManifestGroup
+from gpulease.workload.model import Expose, Manifest, ManifestGroup
 from gpulease.workload.names import lease_namespace, manifest_secret
 
 MANIFEST_LABEL = "gpulease.dev/manifest"
@@ -92,10 +93,23 @@ def kept_group(secret: Json) -> ManifestGroup | None:
 
 def kept_lease(secret: Json) -> LeaseId | None:
     """Whose manifest a kept Secret is; None for one that somebody has broken by hand."""
-    parts = str((secret["metadata"].get("annotations") or {}).get(LEASE_ANNOTATION, "")).split("/")
-    if len(parts) != 5 or not all(part.isascii() and part.isdecimal() and len(part) <= 20 for part in parts[1:4]):
+    try:
+        return LeaseId.parse(str((secret["metadata"].get("annotations") or {}).get(LEASE_ANNOTATION, "")))
+    except ValueError:
         return None
-    return LeaseId(parts[0], int(parts[1]), int(parts[2]), int(parts[3]), parts[4])
+
+
+def hosted_group(secret: Json) -> ManifestGroup | None:
+    """The lease's own group with only those custom host names that lead to it: what the operator makes objects of."""
+    group, held = kept_group(secret), held_hosts(secret)
+    if group is None or held is None:
+        return group
+
+    def cut(expose: Expose) -> Expose:
+        return replace(expose, hosts=tuple(host for host in expose.hosts or () if host.lower() in held))
+
+    services = tuple(replace(s, expose=tuple(cut(e) if e.hosts else e for e in s.expose)) for s in group.services)
+    return ManifestGroup(group.name, services)
 
 
 def kept_entries(secrets: Iterable[Json]) -> list[Kept]:

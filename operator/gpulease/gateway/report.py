@@ -38,6 +38,14 @@ def service_status(body: Json) -> dict[str, Any]:
     }
 
 
+def with_hosts_of(status: dict[str, Any], workloads: Sequence[Json]) -> dict[str, Any]:
+    """As the peer tells a single service: one that has a host name is told with all of the lease's."""
+    if status["uris"] is None:
+        return status
+    listed = [host for body in workloads for host in service_status(body)["uris"] or ()]
+    return status | {"uris": list(dict.fromkeys(listed))}
+
+
 def lease_status(
     group: ManifestGroup, workloads: Sequence[Json], node_ports: Sequence[Json], *, host: str
 ) -> dict[str, Any]:

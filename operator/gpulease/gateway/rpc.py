@@ -19,6 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 import gpulease.pb  # noqa: F401  (registers cosmos.*)
+from gpulease.chain.codec import group_spec
 from gpulease.errors import ChainError, KubeError, KubeNotFound, Unreachable
 from gpulease.gateway import logs, rpcwire
 from gpulease.gateway.app import Gateway
@@ -26,6 +27,7 @@ from gpulease.gateway.auth import Refused, unauthorized
 from gpulease.gateway.jwt import Claims, Permit
 from gpulease.gateway.logs import NoPods
 from gpulease.gateway.manifests import NotTaken
+from gpulease.gateway.rates import TooOften
 from gpulease.gateway.streams import TooManyStreams
 from gpulease.ids import DeploymentId, LeaseId
 from gpulease.market.model import GroupSpec
@@ -78,6 +80,7 @@ class Calls:
         claims = await self.gateway.auth.identify(given[0] if given else None, self._certificate_of(context.peer()))
         if claims is None or not claims.reaches(self.address):
             raise unauthorized("no token, no client certificate, or a token for other providers")
+        self.gateway.owners.take(claims.owner)
         return claims
 
     async def lease(self, context: Any, raw: Any, scope: str) -> tuple[LeaseId, Permit]:
@@ -115,7 +118,7 @@ def _told(error: Exception) -> tuple[Any, str]:
         return _CODES.get(error.status, grpc.StatusCode.UNAUTHENTICATED), error.message
     if isinstance(error, NotTaken):
         return _CODES.get(error.status, grpc.StatusCode.FAILED_PRECONDITION), str(error)
-    if isinstance(error, TooManyStreams):
+    if isinstance(error, (TooManyStreams, TooOften)):
         return grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
     if isinstance(error, NoPods):
         return grpc.StatusCode.FAILED_PRECONDITION, str(error)
@@ -165,13 +168,11 @@ class ProviderService(provider_grpc.ProviderRPCServicer):
         return await self._calls.answer(context, self._screened(request, context))
 
     async def _screened(self, request: Any, context: Any) -> Any:
-        from gpulease.chain.codec import group_spec
-
         assert self._screen is not None
         await self._calls.who(context)
         try:
             spec = group_spec(request.group_spec)
-        except (ValueError, ArithmeticError, IndexError) as error:
+        except (ValueError, ArithmeticError, LookupError) as error:
             raise NotTaken(422, f"the group cannot be read: {error}") from None
         return await self._screen(spec)
 

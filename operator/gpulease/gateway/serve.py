@@ -59,8 +59,6 @@ class GatewayServer:
     host: str = "127.0.0.1"
     port: int = 8443
     grpc: tuple[str, int] | None = None
-    grpc_needed: bool = True
-    """Without it, a gRPC port that is taken is said in the log and REST is served alone."""
     grpc_port: int = 0
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 0
@@ -68,7 +66,8 @@ class GatewayServer:
     now_s: Callable[[], float] = time.time
     screen: rpc.Screen | None = None
     public_secret: Ref | None = None
-    """A certificate of a public authority for the gateway's host name, for clients that know of no chain."""
+    public_host: str = ""
+    """A certificate of a public authority, and the host name it is for: for clients that know of no chain."""
     _doors: list[TlsDoor] = field(default_factory=list)
     _held: tuple[tuple[bytes, bytes], tuple[bytes, bytes] | None, tuple[bytes, ...]] = ((b"", b""), None, ())
     _runners: list[web.AppRunner] = field(default_factory=list)
@@ -138,7 +137,7 @@ class GatewayServer:
 
     def _open_door(self, *, alpn: Sequence[str] = ()) -> TlsDoor:
         pair, public, anchors = self._held
-        door = TlsDoor(*pair, public_host=self.gateway.identity.host, alpn=alpn)
+        door = TlsDoor(*pair, public_host=self.public_host, alpn=alpn)
         door.change(*pair, client_anchors=anchors, public=public)
         self._doors.append(door)
         return door
@@ -158,14 +157,7 @@ class GatewayServer:
         await rpc.set_serving(healthy, names, True)
         front = GrpcFront(inner, self._guard)
         door = self._open_door(alpn=("h2",))
-        try:
-            await front.start(host, port, door.listening, handshake_s=self.timing.handshake_s)
-        except OSError as error:
-            if self.grpc_needed:
-                raise
-            log.error("grpc_not_served", why=str(error), hint="choose a free port with --grpc-listen")
-            await self._grpc.stop(None)
-            return
+        await front.start(host, port, door.listening, handshake_s=self.timing.handshake_s)
         self._front = front
         self.grpc_port = front.port
 

@@ -74,7 +74,6 @@ def server_context(
     *,
     client_anchors: Iterable[bytes] = (),
     alpn: Sequence[str] = (),
-    ask_client: bool = True,
 ) -> ssl.SSLContext:
     """``ConfigError`` when the pair cannot be used; anchors that cannot be read are left out."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -82,11 +81,10 @@ def server_context(
     context.num_tickets = 0
     if alpn:
         context.set_alpn_protocols(list(alpn))
-    if ask_client:
-        context.verify_mode = ssl.CERT_OPTIONAL
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        if _OPEN_SSL is None or not _OPEN_SSL.accept_any_client(context):
-            _trust(context, client_anchors)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if _OPEN_SSL is None or not _OPEN_SSL.accept_any_client(context):
+        _trust(context, client_anchors)
     # The ssl module reads keys from files only; this one is gone before the call returns.
     with tempfile.TemporaryDirectory(prefix="gpulease-tls-") as folder:
         paths = [os.path.join(folder, name) for name in ("tls.crt", "tls.key")]
@@ -116,8 +114,8 @@ def small_buffers() -> None:
 class TlsDoor:
     """One listening context whose certificates can be changed while it serves.
 
-    Who asks for ``public_host`` by name gets the certificate of a public authority, if there is one, and is not asked
-    for a certificate; all others get the one that is on chain.
+    Who asks for ``public_host`` by name gets the certificate of a public authority, if there is one; all others get the
+    one that is on chain. Whether a client's certificate is asked for stays as the listening context has it.
     """
 
     def __init__(self, cert_pem: bytes, key_pem: bytes, *, public_host: str = "", alpn: Sequence[str] = ()) -> None:
@@ -141,6 +139,7 @@ class TlsDoor:
         public: tuple[bytes, bytes] | None = None,
     ) -> None:
         """For handshakes that begin from now on; ``ConfigError`` leaves all as it was."""
-        current = server_context(cert_pem, key_pem, client_anchors=client_anchors, alpn=self._alpn)
-        self._public = None if public is None else server_context(*public, alpn=self._alpn, ask_client=False)
+        anchors = tuple(client_anchors)
+        current = server_context(cert_pem, key_pem, client_anchors=anchors, alpn=self._alpn)
+        self._public = None if public is None else server_context(*public, client_anchors=anchors, alpn=self._alpn)
         self.current = current

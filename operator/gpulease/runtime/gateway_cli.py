@@ -23,12 +23,14 @@ from gpulease.gateway.app import Gateway, Identity
 from gpulease.gateway.serve import GatewayServer, certificate_secret
 from gpulease.kube.client import Cluster
 from gpulease.kube.refs import Ref
+from gpulease.runtime.screening import Screening
 from gpulease.runtime.specs import ProviderSpec, parse_provider
 
 log = structlog.get_logger(__name__)
 app = typer.Typer(help="The provider's HTTPS face.", invoke_without_command=True)
 _API = "gpulease.dev/v1alpha1"
 _RETRY_S = 2.0
+_REST_PORT, _GRPC_PORT = 8443, 8444
 
 
 @app.callback()
@@ -38,7 +40,7 @@ def serve(
     namespace: Annotated[str, typer.Option(help="The operator's namespace.")] = "gpulease-system",
     listen: Annotated[str, typer.Option(help="HOST:PORT for tenants.")] = "0.0.0.0:8443",
     grpc_listen: Annotated[
-        str, typer.Option(help="HOST:PORT for gRPC, or none. Default: the port after --listen's, if it is free.")
+        str, typer.Option(help="HOST:PORT for gRPC, or none. Default: 8444 beside --listen's 8443, else none.")
     ] = "",
     blocked_host: Annotated[
         list[str] | None, typer.Option(help="A host name no tenant may have; .DOMAIN for all under it. Repeatable.")
@@ -51,10 +53,10 @@ def serve(
 ) -> None:
     """Take in manifests and report on leases over TLS, with the provider's certificate from the chain."""
     rest = _address(listen, "--listen")
-    grpc = None if grpc_listen == "none" else (rest[0], rest[1] + 1)
+    grpc = (rest[0], _GRPC_PORT) if not grpc_listen and rest[1] == _REST_PORT else None
     if grpc_listen not in ("", "none"):
         grpc = _address(grpc_listen, "--grpc-listen")
-    ports = _Ports(rest, grpc, bool(grpc_listen), (metrics_host, metrics_port))
+    ports = _Ports(rest, grpc, (metrics_host, metrics_port))
     what = _What(provider_object, namespace, tuple(h.lower() for h in blocked_host or ()), public_certificate_secret)
     try:
         asyncio.run(_run(what, ports, kubeconfig))
@@ -70,7 +72,6 @@ def serve(
 class _Ports:
     rest: tuple[str, int]
     grpc: tuple[str, int] | None
-    grpc_needed: bool
     metrics: tuple[str, int]
 
 
@@ -119,9 +120,10 @@ async def _serve(cluster: Cluster, what: _What, ports: _Ports) -> None:
             host=ports.rest[0],
             port=ports.rest[1],
             grpc=ports.grpc,
-            grpc_needed=ports.grpc_needed,
+            public_host=urlsplit(spec.host_uri).hostname or "",
             metrics_host=ports.metrics[0],
             metrics_port=ports.metrics[1],
+            screen=Screening(cluster, chain, spec, address),
             public_secret=Ref("v1", "Secret", what.public_secret, namespace) if what.public_secret else None,
         )
         try:

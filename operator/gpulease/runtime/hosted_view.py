@@ -113,7 +113,7 @@ def manifest_view(secret: Json | None) -> tuple[ManifestView | None, ManifestGro
         hash_ = manifest.manifest_hash(manifest.parse(raw))
     except (KeyError, ValueError, ManifestError) as error:
         return ManifestView(b"", f"the kept manifest cannot be read ({error}); the tenant has to send it again"), None
-    group = manifests.kept_group(secret)
+    group = manifests.hosted_group(secret)
     if group is None:
         return ManifestView(
             hash_, "the kept manifest has no group for this lease; the tenant has to send it again"
