@@ -23,7 +23,7 @@ GPUS = 24
 SINGLE_ROUNDS = 10
 BURSTS = 5
 BURST = 20
-LEASES = 12
+LEASES = 20
 QUIET_S = 60.0
 _OPERATOR = "gpulease-operator"
 
