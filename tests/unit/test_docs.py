@@ -12,18 +12,17 @@ from gpulease.market.bid import NoBidReason
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "operator" / "gpulease"
-METRIC = re.compile(r"\"(gpulease_[a-z_]+)\"")
 LISTED = re.compile(r"`(gpulease_[a-z_]+)`")
 
 
-def test_every_metric_of_the_operator_is_documented_and_none_else() -> None:
-    source = (PACKAGE / "runtime" / "metrics.py").read_text()
+def test_every_metric_of_operator_and_agent_is_documented_and_none_else() -> None:
+    source = "".join((PACKAGE / room / "metrics.py").read_text() for room in ("runtime", "agent"))
     made = set()
-    for family in re.finditer(r"(Counter|Gauge)MetricFamily\(\s*\"(gpulease_[a-z_]+)\"", source):
+    for family in re.finditer(r"(Counter|Gauge|Histogram)MetricFamily\(\s*\"(gpulease_[a-z_]+)\"", source):
         made.add(family[2] + ("_total" if family[1] == "Counter" else ""))
     page = (ROOT / "docs" / "reference" / "metrics.md").read_text()
     assert made == set(LISTED.findall(page))
-    assert len(made) > 20
+    assert len(made) > 50
 
 
 def test_every_reason_not_to_bid_is_documented() -> None:

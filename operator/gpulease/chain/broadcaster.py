@@ -107,6 +107,10 @@ class Broadcaster:
         """For a counter: what blocks have taken since the store was made."""
         return self._signing.purse.paid_uakt
 
+    def pending(self) -> list[Entry]:
+        """What is under way: planned, signed or sent, in no block yet."""
+        return self._outbox.outbox_open(self.address)
+
     def submit(self, intent: Intent) -> Entry:
         """Take an intent over, durably. The same key again changes nothing and returns its fate."""
         known = self._outbox.outbox_get(intent.key)

@@ -8,7 +8,9 @@ time as a parameter; :class:`WorkQueue` runs handlers from it on the event loop 
 from __future__ import annotations
 
 import asyncio
+import bisect
 import heapq
+import itertools
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
@@ -50,6 +52,25 @@ class QueueStats:
     failed_total: int
     refused_total: int
     failing: int
+
+
+RUN_BOUNDS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class RunTimes:
+    """How long runs took: counts up to each bound of ``RUN_BOUNDS_S`` (the last count is of all), and their sum."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(RUN_BOUNDS_S) + 1)
+        self.sum_s = 0.0
+
+    def add(self, run_s: float) -> None:
+        self._counts[bisect.bisect_left(RUN_BOUNDS_S, run_s)] += 1
+        self.sum_s += run_s
+
+    @property
+    def cumulative(self) -> list[int]:
+        return list(itertools.accumulate(self._counts))
 
 
 class Backlog(Generic[K]):
@@ -199,6 +220,7 @@ class WorkQueue(Generic[K]):
         self._wake = asyncio.Event()
         self._done_total = 0
         self._failed_total = 0
+        self.run_times = RunTimes()
 
     def add(self, key: K, *, urgent: bool = True) -> bool:
         """From the event loop's thread only; costs microseconds. False when the queue is full."""
@@ -260,6 +282,7 @@ class WorkQueue(Generic[K]):
             return
 
     async def _work(self, key: K) -> None:
+        began_s = _now_s()
         try:
             async with asyncio.timeout(self._run_limit_s):
                 again_s = await self._handler(key)
@@ -281,6 +304,7 @@ class WorkQueue(Generic[K]):
             if again_s is not None:
                 self._backlog.add_after(key, again_s, _now_s())
         finally:
+            self.run_times.add(_now_s() - began_s)
             self._backlog.done(key, _now_s())
 
 

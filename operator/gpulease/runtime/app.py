@@ -94,6 +94,8 @@ class Operator:
             enqueue=self.enqueue, lease_of_namespace=self.hosted.by_namespace.get, roles=self.roles
         )
         self._manifests = ManifestWatch(cluster, namespace=settings.namespace, enqueue=self.enqueue)
+        self.election: Election | None = None
+        """None for an operator that works alone."""
         self._server: MetricsServer | None = None
         if settings.metrics_listen:
             host, port = _listen(settings.metrics_listen)
@@ -120,7 +122,7 @@ class Operator:
             await self._outside.close()
 
     async def _lead(self) -> None:
-        election = Election(self.cluster, namespace=self.settings.namespace)
+        election = self.election = Election(self.cluster, namespace=self.settings.namespace)
         await election.acquire()
         try:
             async with asyncio.TaskGroup() as group:

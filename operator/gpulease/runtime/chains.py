@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -202,6 +202,11 @@ class ChainSession:
             self._failed.watch(self._tasks[key.address])
             self._wanted_books.add(key.address)
         return sender
+
+    @property
+    def senders(self) -> Mapping[str, Broadcaster]:
+        """Broadcasters by the account they sign for."""
+        return self._senders
 
     async def see(self, query: Awaitable[T]) -> Seen[T]:
         """A query's answer with the height it holds at least at; one from a node behind us is not taken for news."""

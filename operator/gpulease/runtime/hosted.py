@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +26,7 @@ from gpulease.runtime import hosted_view, views
 from gpulease.runtime import status as statuses
 from gpulease.runtime.clock import Clock
 from gpulease.runtime.hosted_view import InCluster
+from gpulease.runtime.lease_figures import LeaseFigures
 from gpulease.runtime.provider import Providers, ProviderSite
 from gpulease.runtime.stock import Held
 from gpulease.runtime.work import HostedKey
@@ -77,6 +79,10 @@ class HostedLeases:
         self.states: dict[LeaseId, str] = {}
         """Last known state, for metrics."""
         self.by_namespace: dict[str, LeaseId] = {}
+        self.figures: dict[LeaseId, LeaseFigures] = {}
+        """Money of live leases as of their last look, for metrics."""
+        self.won_total: Counter[str] = Counter()
+        """Leases that came into being, by provider."""
 
     async def reconcile(self, key: HostedKey) -> float | None:
         """One step; returns seconds until the next look."""
@@ -112,6 +118,8 @@ class HostedLeases:
             ),
         )
         self._note(lease_id.provider, str(lease_id), lease.value)
+        money = _money(site, lease, deployment)
+        self._note_figures(site, lease.value, deployment.value, money, held)
         if held is not None and lease.value is not None:
             site.stock.reservations.mark_leased(str(lease_id))
         usage = self._usage.usage(lease_namespace(lease_id))
@@ -132,7 +140,7 @@ class HostedLeases:
             manifest=cluster.manifest,
             workload=workload,
             objects_differ=cluster.objects.differ,
-            money=_money(site, lease, deployment),
+            money=money,
             gpu_seconds=usage.gpu_seconds if usage is not None else None,
         )
         return _Round(key, site, seen, cluster, held, lease.value)
@@ -155,8 +163,32 @@ class HostedLeases:
         known = self._journal.get(_KIND, lease_id)
         if known is None and lease is None:
             return
+        if known is None:
+            self.won_total[provider] += 1
         if known is None or bool(known.get("live")) != live:
             self._journal.put(_KIND, lease_id, {"live": live}, owner=provider, is_open=live)
+
+    def _note_figures(
+        self,
+        site: ProviderSite,
+        lease: Lease | None,
+        deployment: Deployment | None,
+        money: s.MoneyView | None,
+        held: Held | None,
+    ) -> None:
+        if lease is None:
+            return
+        if lease.state not in views.LIVE or deployment is None:
+            self.figures.pop(lease.id, None)
+            return
+        self.figures[lease.id] = LeaseFigures(
+            session=site.session,
+            price_uact_per_block=lease.price.amount,
+            gpus=sum(amounts.gpus for amounts in held.nodes.values()) if held is not None else 0,
+            settled_height=deployment.escrow.settled_at,
+            settle_every_s=site.spec.withdraw_period_s,
+            money=money,
+        )
 
     # --- execute -----------------------------------------------------------------------------------------------------
 
@@ -306,6 +338,7 @@ class HostedLeases:
         await self._cluster.delete(ref, uid=hosted.uid)
         self._figures.forget(hosted.uid)
         self.states.pop(round_.key.lease, None)
+        self.figures.pop(round_.key.lease, None)
         self.by_namespace.pop(round_.namespace, None)
 
 

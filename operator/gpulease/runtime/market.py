@@ -34,12 +34,16 @@ _MOST_AUDITORS = 32
 
 
 class Market:
-    """Bids of all providers of this operator. ``declined_total`` counts by reason, each order once per reason."""
+    """Bids of all providers of this operator. ``declined_total`` counts by reason, each order once per reason.
+
+    ``not_won_total`` counts by provider and outcome: ``lost`` to others or to the order's end, ``failed`` on chain.
+    """
 
     def __init__(self, providers: Providers) -> None:
         self._providers = providers
         self.declined_total: Counter[str] = Counter()
         self.bids_total = 0
+        self.not_won_total: Counter[tuple[str, str]] = Counter()
         self._last_reason: OrderedDict[tuple[str, OrderId], str] = OrderedDict()
 
     # --- orders ------------------------------------------------------------------------------------------------------
@@ -149,7 +153,7 @@ class Market:
             if entry is not None and entry.problem is None:
                 # Under way, or in a block that this node has not reached.
                 return 2.0
-            site.stock.reservations.release(str(bid_id))
+            self._release(site, bid_id, "failed")
             return None
         if bid.state is BidState.ACTIVE:
             return None
@@ -164,8 +168,13 @@ class Market:
         except ChainError:
             return 5.0
         if lease is None:
-            site.stock.reservations.release(str(bid_id))
+            self._release(site, bid_id, "lost")
         return None
+
+    def _release(self, site: ProviderSite, bid_id: LeaseId, outcome: str) -> None:
+        # Only the first release finds a reservation: each bid is counted once.
+        if site.stock.reservations.release(str(bid_id)):
+            self.not_won_total[site.address, outcome] += 1
 
     def _close_bid(self, site: ProviderSite, bid_id: LeaseId) -> None:
         site.session.send(

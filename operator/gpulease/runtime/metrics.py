@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gpulease.errors import GpuleaseError
-from gpulease.units import NS_PER_S
+from gpulease.kube.queue import RUN_BOUNDS_S
+from gpulease.units import NS_PER_S, UACT, UAKT
 
 if TYPE_CHECKING:
     from gpulease.runtime.app import Operator
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _STUCK_S = 300.0
 _LEDGER_TRIES = 10
 _JOULES = 1000
+_STOCK_AGE_S = 120.0
+"""An older view of the nodes is no view: a provider looks at its nodes every 15 seconds."""
 
 
 class OperatorCollector(Collector):
@@ -35,8 +38,12 @@ class OperatorCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._chains()
+        yield from self._accounts()
         yield from self._market()
+        yield from self._providers()
         yield from self._leases()
+        yield from self._money()
+        yield from self._tenants()
         yield from self._machine()
 
     def _chains(self) -> Iterator[Metric]:
@@ -56,12 +63,39 @@ class OperatorCollector(Collector):
             if session.tip.time_ns:
                 lag.add_metric([chain], max(now_ns - session.tip.time_ns, 0) / NS_PER_S)
             up.add_metric([chain], 0 if session.problem else 1)
-            for (kind, outcome), count in sorted(session.settled_total.items()):
+            # The series of bids that a block took starts at 0: an alert looks at whether it grows.
+            for (kind, outcome), count in sorted({("bid", "included"): 0, **session.settled_total}.items()):
                 txs.add_metric([chain, kind, outcome], count)
             for account, difference in sorted((session.ledger_difference or {}).items()):
-                for denom in ("uact", "uakt"):
+                for denom in (UACT, UAKT):
                     wrong.add_metric([chain, account, denom], difference.get(denom, 0))
         yield from (height, lag, up, txs, wrong)
+
+    def _accounts(self) -> Iterator[Metric]:
+        label = ["chain", "account"]
+        pending = GaugeMetricFamily("gpulease_pending_transactions", "Transactions in no block yet.", labels=label)
+        oldest = GaugeMetricFamily(
+            "gpulease_oldest_transaction_seconds", "Age of the oldest pending transaction.", labels=label
+        )
+        fees = GaugeMetricFamily("gpulease_fees_last_day_uakt", "Fees signed for in 24 hours.", labels=label)
+        budget = GaugeMetricFamily("gpulease_fee_budget_uakt", "The most fees of 24 hours.", labels=label)
+        wallet = GaugeMetricFamily(
+            "gpulease_wallet_balance", "Held by an account, in micro-units, by our ledger.", labels=[*label, "denom"]
+        )
+        now_ns = self._op.clock.now_ns()
+        for session in self._op.hub.sessions:
+            chain, ledger = session.spec.chain_id, session.books.ledger
+            for account, sender in sorted(session.senders.items()):
+                began_ns = [entry.created_ns for entry in sender.pending()]
+                pending.add_metric([chain, account], len(began_ns))
+                oldest.add_metric([chain, account], (now_ns - min(began_ns, default=now_ns)) / NS_PER_S)
+                fees.add_metric([chain, account], sender.fees_last_day_uakt)
+                budget.add_metric([chain, account], sender.fee_budget_uakt)
+                if ledger.has_book(account):
+                    held = ledger.balances(account)
+                    for denom in (UACT, UAKT):
+                        wallet.add_metric([chain, account, denom], held.get(denom, 0))
+        yield from (pending, oldest, fees, budget, wallet)
 
     def _market(self) -> Iterator[Metric]:
         declined = CounterMetricFamily(
@@ -77,7 +111,36 @@ class OperatorCollector(Collector):
             open_bids.add_metric([site.address], site.stock.reservations.open_count())
             if site.earned_uact is not None:
                 earned.add_metric([site.address], site.earned_uact)
-        yield from (declined, bids, open_bids, earned)
+        outcomes = CounterMetricFamily(
+            "gpulease_bid_outcomes", "Bids by what became of them.", labels=["provider", "outcome"]
+        )
+        for site in self._op.providers.by_name.values():
+            address, not_won = site.address, self._op.market.not_won_total
+            outcomes.add_metric([address, "won"], self._op.hosted.won_total[address])
+            for outcome in ("lost", "failed"):
+                outcomes.add_metric([address, outcome], not_won[address, outcome])
+        yield from (declined, bids, open_bids, earned, outcomes)
+
+    def _providers(self) -> Iterator[Metric]:
+        gpus = GaugeMetricFamily("gpulease_gpus", "GPUs by state.", labels=["provider", "node", "product", "state"])
+        expires = GaugeMetricFamily(
+            "gpulease_certificate_expires_seconds", "Until the gateway's certificate ends.", labels=["provider"]
+        )
+        owed = GaugeMetricFamily("gpulease_owed_uact", "What withdrawals would pay now.", labels=["provider"])
+        now_s = self._op.clock.now_ns() / NS_PER_S
+        owed_uact = {site.address: 0 for site in self._op.providers.by_name.values()}
+        for lease, figures in self._op.hosted.figures.items():
+            if lease.provider in owed_uact and figures.money is not None:
+                owed_uact[lease.provider] += figures.money.owed_uact
+        for site in self._op.providers.by_name.values():
+            snapshot = site.stock.last(most_age_s=_STOCK_AGE_S)
+            for node, count in site.stock.count_by_node(snapshot) if snapshot is not None else ():
+                for state in ("leased", "reserved", "free", "quarantined"):
+                    gpus.add_metric([site.address, node.name, node.product, state], getattr(count, state))
+            if site.certificate_expires_s is not None:
+                expires.add_metric([site.address], site.certificate_expires_s - now_s)
+            owed.add_metric([site.address], owed_uact[site.address])
+        yield from (gpus, expires, owed)
 
     def _leases(self) -> Iterator[Metric]:
         hosted = GaugeMetricFamily("gpulease_hosted_leases", "Leases hosted, by state.", labels=["state"])
@@ -103,21 +166,80 @@ class OperatorCollector(Collector):
             unknown.add_metric([node], 0 if node in self._op.intake.problems else 1)
         yield from (hosted, bought, gpu_s, records, energy, gaps, unknown)
 
+    def _money(self) -> Iterator[Metric]:
+        label = ["lease"]
+        info = GaugeMetricFamily(
+            "gpulease_lease_info", "1 for a live lease.", labels=["lease", "lease_namespace", "provider"]
+        )
+        gpus = GaugeMetricFamily("gpulease_lease_gpus", "GPUs of the lease.", labels=label)
+        price = GaugeMetricFamily(
+            "gpulease_lease_price_uact_per_hour", "Price at the measured block time.", labels=label
+        )
+        height = GaugeMetricFamily("gpulease_lease_escrow_run_out_height", "The last block paid in full.", labels=label)
+        left = GaugeMetricFamily("gpulease_lease_escrow_seconds", "Until the funds end.", labels=label)
+        owed = GaugeMetricFamily("gpulease_lease_owed_uact", "What a withdrawal would pay now.", labels=label)
+        drawn = GaugeMetricFamily("gpulease_lease_withdrawn_uact", "Withdrawn so far.", labels=label)
+        age = GaugeMetricFamily("gpulease_lease_settlement_age_seconds", "Since the last settlement.", labels=label)
+        overdue = GaugeMetricFamily(
+            "gpulease_lease_settlement_overdue_seconds", "Past the settlement period with money owed.", labels=label
+        )
+        unpaid = GaugeMetricFamily(
+            "gpulease_lease_unpaid_gpu_seconds", "GPU time held since the funds ended.", labels=label
+        )
+        namespaces = {lease: namespace for namespace, lease in self._op.hosted.by_namespace.items()}
+        for lease, figures in sorted(self._op.hosted.figures.items()):
+            name = [str(lease)]
+            info.add_metric([*name, namespaces.get(lease, ""), lease.provider], 1)
+            gpus.add_metric(name, figures.gpus)
+            price.add_metric(name, figures.price_uact_per_hour)
+            age.add_metric(name, figures.settlement_age_s)
+            overdue.add_metric(name, figures.settlement_overdue_s)
+            unpaid.add_metric(name, figures.unpaid_gpu_s)
+            if figures.money is not None:
+                owed.add_metric(name, figures.money.owed_uact)
+                drawn.add_metric(name, figures.money.withdrawn_uact)
+            if figures.run_out_height is not None and figures.escrow_s is not None:
+                height.add_metric(name, figures.run_out_height)
+                left.add_metric(name, figures.escrow_s)
+        yield from (info, gpus, price, height, left, owed, drawn, age, overdue, unpaid)
+
+    def _tenants(self) -> Iterator[Metric]:
+        label = ["object"]
+        spent = GaugeMetricFamily("gpulease_tenant_spent_uact", "Spent by a GPULease so far.", labels=label)
+        funds = GaugeMetricFamily("gpulease_tenant_funds_uact", "Left in its escrow at its last look.", labels=label)
+        left = GaugeMetricFamily("gpulease_tenant_escrow_seconds", "Until its funds end.", labels=label)
+        for name, figures in sorted(self._op.tenants.figures.items(), key=lambda item: str(item[0])):
+            spent.add_metric([str(name)], figures.funds.spent_uact)
+            funds.add_metric([str(name)], figures.funds.funds_uact)
+            if figures.escrow_s is not None:
+                left.add_metric([str(name)], figures.escrow_s)
+        yield from (spent, funds, left)
+
     def _machine(self) -> Iterator[Metric]:
         depth = GaugeMetricFamily("gpulease_queue_depth", "Keys waiting.", labels=["queue"])
         oldest = GaugeMetricFamily("gpulease_queue_oldest_seconds", "Longest wait of a key.", labels=["queue"])
         done = CounterMetricFamily("gpulease_queue_done", "Looks that succeeded.", labels=["queue"])
         failed = CounterMetricFamily("gpulease_queue_failed", "Looks that failed.", labels=["queue"])
+        runs = HistogramMetricFamily("gpulease_queue_run_seconds", "How long looks took.", labels=["queue"])
         for name, queue in self._op.queues.items():
             stats = queue.stats()
             depth.add_metric([name], stats.depth)
             oldest.add_metric([name], stats.oldest_age_s)
             done.add_metric([name], stats.done_total)
             failed.add_metric([name], stats.failed_total)
+            bounds = [*map(str, RUN_BOUNDS_S), "+Inf"]
+            counts = zip(bounds, map(float, queue.run_times.cumulative), strict=True)
+            runs.add_metric([name], list(counts), sum_value=queue.run_times.sum_s)
+        election = self._op.election
+        leads = GaugeMetricFamily("gpulease_leader", "1 while this process may act.")
+        leads.add_metric([], 1 if election is None or election.is_leader() else 0)
+        changes = CounterMetricFamily("gpulease_leader_transitions", "Changes of leader before this one.")
+        if election is not None and election.fence is not None:
+            changes.add_metric([], election.fence)
         writes = CounterMetricFamily("gpulease_api_writes", "Writes to the API server.", labels=["kind"])
         for kind, count in sorted(self._op.cluster.writes_total.items()):
             writes.add_metric([kind], count)
-        yield from (depth, oldest, done, failed, writes)
+        yield from (depth, oldest, done, failed, runs, leads, changes, writes)
 
 
 def _tally(states: Any) -> dict[str, int]:

@@ -54,6 +54,8 @@ class ProviderSite:
     last_declined: str = ""
     earned_uact: int | None = None
     unsettled_uact: int | None = None
+    certificate_expires_s: float | None = None
+    """When the gateway's certificate ends, in seconds since 1970; None before it was read."""
 
     @property
     def address(self) -> str:
@@ -179,6 +181,7 @@ class Providers:
         if cert is None or certs.expires_s(cert.cert_pem) - now_ns / NS_PER_S < _RENEW_BEFORE_S:
             cert = certs.make(site.address, hosts=[host], now_ns=now_ns)
             await self._cluster.apply(_secret_body(ref, cert))
+        site.certificate_expires_s = certs.expires_s(cert.cert_pem)
         live = await site.session.client.certificates(site.address, serial=cert.serial, state="valid")
         if any(entry.cert_pem == cert.cert_pem for entry in live):
             return Condition.true("CertificatePublished", "OnChain", "The gateway's certificate is on chain.")

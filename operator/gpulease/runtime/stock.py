@@ -134,6 +134,27 @@ class Stock:
                 self._read_at_s = now_s
             return self._snapshot
 
+    def last(self, *, most_age_s: float) -> Snapshot | None:
+        """What was read last, without reading; None when that is too long ago to be told as news."""
+        if self._snapshot is None or asyncio.get_running_loop().time() - self._read_at_s > most_age_s:
+            return None
+        return self._snapshot
+
+    def count_by_node(self, snapshot: Snapshot) -> list[tuple[Node, GpuCount]]:
+        """For each node with GPUs what they do, in name order."""
+        pods: dict[str, list[PodUse]] = {}
+        for pod in snapshot.pods:
+            pods.setdefault(pod.node, []).append(pod)
+        promised: dict[str, list[Reservation]] = {}
+        for held in self._promised():
+            for name, amounts in held.nodes.items():
+                promised.setdefault(name, []).append(Reservation(held.key, held.lease, {name: amounts}))
+        return [
+            (node, count_gpus([node], pods.get(node.name, ()), promised.get(node.name, ())))
+            for node in sorted(snapshot.nodes, key=lambda n: n.name)
+            if node.capacity_gpus or node.allocatable.gpus
+        ]
+
     def free(self, snapshot: Snapshot) -> tuple[NodeFree, ...]:
         """With the reservations of this very moment."""
         return free_capacity(snapshot.nodes, snapshot.pods, self._promised(), keep=self._keep)

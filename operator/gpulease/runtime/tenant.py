@@ -9,6 +9,7 @@ from gpulease.kube.client import Cluster
 from gpulease.kube.refs import Ref
 from gpulease.runtime.chains import ChainHub
 from gpulease.runtime.clock import Clock
+from gpulease.runtime.lease_figures import TenantFigures
 from gpulease.runtime.outside import Outside
 from gpulease.runtime.specs import ObjectName
 from gpulease.runtime.talks import Talks
@@ -33,6 +34,8 @@ class Tenants:
         self.by_deployment: dict[DeploymentId, ObjectName] = {}
         self.states: dict[ObjectName, str] = {}
         """Last known state by object, for metrics."""
+        self.figures: dict[ObjectName, TenantFigures] = {}
+        """Escrow by object as of its last look, for metrics."""
 
     async def reconcile(self, key: TenantKey) -> float | None:
         """One step; returns seconds until the next look."""
@@ -43,6 +46,8 @@ class Tenants:
         round_ = await self._gatherer.gather(key, body)
         if round_.seen.deployment_id is not None:
             self.by_deployment[round_.seen.deployment_id] = key.name
+        if round_.chain is not None and round_.seen.funds is not None:
+            self.figures[key.name] = TenantFigures(round_.chain, round_.seen.funds)
         for _ in range(_MOST_STEPS):
             plan = planner.decide(round_.seen)
             if plan.state is not None:
@@ -56,6 +61,7 @@ class Tenants:
 
     def _forget(self, name: ObjectName) -> None:
         self.states.pop(name, None)
+        self.figures.pop(name, None)
         for id_ in [i for i, known in self.by_deployment.items() if known == name]:
             del self.by_deployment[id_]
             self._gatherer.forget(id_)
