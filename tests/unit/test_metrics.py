@@ -245,9 +245,10 @@ async def test_certificate_tenant_and_leader(world: World) -> None:
     world.site.certificate_expires_s = NOW_S + 3600.0
     assert world.value("gpulease_certificate_expires_seconds", provider=KEY.address) == 3600
     funds = FundsView(5, 70, 75, 110, 0, "k", None)
-    world.operator.tenants.figures[ObjectName("team", "train")] = TenantFigures(world.site.session, funds)
+    world.operator.tenants.figures[ObjectName("team", "train")] = TenantFigures(world.site.session, funds, 100)
     assert world.value("gpulease_tenant_escrow_seconds", object="team/train") == 10 * BLOCK_S
     assert world.value("gpulease_tenant_funds_uact", object="team/train") == 70
+    assert world.value("gpulease_tenant_budget_left_uact", object="team/train") == 25
     assert world.value("gpulease_leader") == 1, "one that works alone may always act"
 
 

@@ -75,6 +75,12 @@ class TenantFigures:
 
     session: Following
     funds: FundsView
+    budget_uact: int
+
+    @property
+    def budget_left_uact(self) -> int:
+        """What may still be put in; at 0 the funds are not topped up any more."""
+        return max(self.budget_uact - self.funds.deposited_uact, 0)
 
     @property
     def escrow_s(self) -> float | None:

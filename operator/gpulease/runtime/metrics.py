@@ -207,13 +207,15 @@ class OperatorCollector(Collector):
         label = ["object"]
         spent = GaugeMetricFamily("gpulease_tenant_spent_uact", "Spent by a GPULease so far.", labels=label)
         funds = GaugeMetricFamily("gpulease_tenant_funds_uact", "Left in its escrow at its last look.", labels=label)
+        budget = GaugeMetricFamily("gpulease_tenant_budget_left_uact", "What may still be put in.", labels=label)
         left = GaugeMetricFamily("gpulease_tenant_escrow_seconds", "Until its funds end.", labels=label)
         for name, figures in sorted(self._op.tenants.figures.items(), key=lambda item: str(item[0])):
             spent.add_metric([str(name)], figures.funds.spent_uact)
             funds.add_metric([str(name)], figures.funds.funds_uact)
+            budget.add_metric([str(name)], figures.budget_left_uact)
             if figures.escrow_s is not None:
                 left.add_metric([str(name)], figures.escrow_s)
-        yield from (spent, funds, left)
+        yield from (spent, funds, budget, left)
 
     def _machine(self) -> Iterator[Metric]:
         depth = GaugeMetricFamily("gpulease_queue_depth", "Keys waiting.", labels=["queue"])

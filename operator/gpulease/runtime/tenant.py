@@ -47,7 +47,7 @@ class Tenants:
         if round_.seen.deployment_id is not None:
             self.by_deployment[round_.seen.deployment_id] = key.name
         if round_.chain is not None and round_.seen.funds is not None:
-            self.figures[key.name] = TenantFigures(round_.chain, round_.seen.funds)
+            self.figures[key.name] = TenantFigures(round_.chain, round_.seen.funds, round_.seen.wanted.budget_uact)
         for _ in range(_MOST_STEPS):
             plan = planner.decide(round_.seen)
             if plan.state is not None:
