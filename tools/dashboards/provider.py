@@ -232,14 +232,18 @@ def _chain() -> Section:
                 "s",
                 "How long the oldest transaction that is in no block has waited.",
                 Query(f"gpulease_oldest_transaction_seconds{{{C}}}", "{{account}}"),
-                width=12,
             ),
             lines(
                 "Pending transactions",
                 "short",
                 "Transactions in no block yet.",
                 Query(f"gpulease_pending_transactions{{{C}}}", "{{account}}"),
-                width=12,
+            ),
+            lines(
+                "Fees paid, per hour",
+                AKT,
+                "Fees that blocks have taken.",
+                Query(f"sum by (account) (increase(gpulease_fees_paid_uakt_total{{{C}}}[1h])) / 1e6", "{{account}}"),
             ),
         ],
     )

@@ -77,7 +77,10 @@ class OperatorCollector(Collector):
         oldest = GaugeMetricFamily(
             "gpulease_oldest_transaction_seconds", "Age of the oldest pending transaction.", labels=label
         )
-        fees = GaugeMetricFamily("gpulease_fees_last_day_uakt", "Fees signed for in 24 hours.", labels=label)
+        paid = CounterMetricFamily("gpulease_fees_paid_uakt", "Fees that blocks have taken.", labels=label)
+        fees = GaugeMetricFamily(
+            "gpulease_fees_last_day_uakt", "Fees of 24 hours, those under way included.", labels=label
+        )
         budget = GaugeMetricFamily("gpulease_fee_budget_uakt", "The most fees of 24 hours.", labels=label)
         wallet = GaugeMetricFamily(
             "gpulease_wallet_balance", "Held by an account, in micro-units, by our ledger.", labels=[*label, "denom"]
@@ -89,13 +92,14 @@ class OperatorCollector(Collector):
                 began_ns = [entry.created_ns for entry in sender.pending()]
                 pending.add_metric([chain, account], len(began_ns))
                 oldest.add_metric([chain, account], (now_ns - min(began_ns, default=now_ns)) / NS_PER_S)
+                paid.add_metric([chain, account], sender.fees_paid_uakt)
                 fees.add_metric([chain, account], sender.fees_last_day_uakt)
                 budget.add_metric([chain, account], sender.fee_budget_uakt)
                 if ledger.has_book(account):
                     held = ledger.balances(account)
                     for denom in (UACT, UAKT):
                         wallet.add_metric([chain, account, denom], held.get(denom, 0))
-        yield from (pending, oldest, fees, budget, wallet)
+        yield from (pending, oldest, paid, fees, budget, wallet)
 
     def _market(self) -> Iterator[Metric]:
         declined = CounterMetricFamily(
