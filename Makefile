@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
-MYPY_PATHS := operator/gpulease tests/rig tests/demo
+MYPY_PATHS := operator/gpulease tests/rig tests/demo tools/dashboards
 
 .PHONY: help setup verify lint types imports test test-fast test-unit test-property test-contract test-envtest test-e2e demo demo-down bench proto rig-build rig-up rig-down sim sim-long clean
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.unit
 SEVERAL = {
     "state": ("leased", "reserved", "free", "quarantined"),
     "denom": ("uact", "uakt"),
-    "outcome": ("included", "failed", "won", "lost"),
+    "outcome": ("included", "failed", "won", "outbid"),
     "le": ("0.1", "1.0", "+Inf"),
     "resource_name": ("nvidia.com/gpu",),
 }

@@ -24,6 +24,7 @@ from gpulease.inventory.devices import Amounts
 from gpulease.inventory.placement import Placement
 from gpulease.kube.queue import WorkQueue
 from gpulease.lease.states import MoneyView
+from gpulease.market.model import BidState, OrderState
 from gpulease.market.pricing import parse_table
 from gpulease.money.ledger import opening
 from gpulease.runtime.app import Operator
@@ -33,6 +34,7 @@ from gpulease.runtime.metrics import OperatorCollector
 from gpulease.runtime.provider import ProviderSite
 from gpulease.runtime.specs import ObjectName, parse_provider
 from gpulease.runtime.stock import Reservations, Stock
+from gpulease.runtime.work import BidKey
 from gpulease.settings import OperatorSettings
 from gpulease.store.journal import Journal
 from gpulease.tenancy.states import FundsView
@@ -231,13 +233,44 @@ async def test_wallet_and_fees(world: World) -> None:
     assert world.value("gpulease_fee_budget_uakt", **account) == 50_000_000
 
 
-async def test_a_bid_is_counted_once_by_what_became_of_it(world: World) -> None:
-    market, reservations = world.operator.market, world.site.stock.reservations
-    reservations.hold(str(LEASE), "ns", placement("a", 1))
+class Answers:
+    """The chain of one bid: what it says of the bid and of its order."""
+
+    def __init__(self, bid: BidState | None, order: OrderState | None) -> None:
+        self._bid, self._order = bid, order
+
+    async def bid(self, _: LeaseId) -> Any:
+        return None if self._bid is None else SimpleNamespace(state=self._bid)
+
+    async def order(self, _: object) -> Any:
+        return None if self._order is None else SimpleNamespace(state=self._order)
+
+    async def lease(self, _: LeaseId) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("bid", "order", "outcome"),
+    [
+        (BidState.LOST, OrderState.ACTIVE, "outbid"),
+        (BidState.CLOSED, OrderState.ACTIVE, "outbid"),
+        (BidState.CLOSED, OrderState.CLOSED, "ended"),
+        (BidState.CLOSED, None, "ended"),
+        (None, None, "failed"),
+    ],
+)
+async def test_a_bid_is_counted_once_by_what_became_of_it(
+    world: World, bid: BidState | None, order: OrderState | None, outcome: str
+) -> None:
+    client: Any = Answers(bid, order)
+    world.site.session.client = client
+    world.site.stock.reservations.hold(str(LEASE), "ns", placement("a", 1))
     for _ in range(2):
-        market._release(world.site, LEASE, "lost")
-    outcomes = {o: world.value("gpulease_bid_outcomes_total", provider=KEY.address, outcome=o) for o in ("won", "lost")}
-    assert outcomes == {"won": 0, "lost": 1}
+        await world.operator.market.look_at_bid(BidKey(LEASE))
+    kinds = ("won", "outbid", "ended", "failed")
+    seen = {k: world.value("gpulease_bid_outcomes_total", provider=KEY.address, outcome=k) for k in kinds}
+    assert seen == dict.fromkeys(kinds, 0) | {outcome: 1}
+    assert world.site.stock.reservations.all() == []
 
 
 async def test_certificate_tenant_and_leader(world: World) -> None:

@@ -14,7 +14,13 @@ from grafana_foundation_sdk.builders import prometheus, stat, table, timeseries
 from grafana_foundation_sdk.builders.common import ReduceDataOptions, StackingConfig, VizLegendOptions
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as model
-from grafana_foundation_sdk.models.common import FieldTextAlignment, LegendDisplayMode, LegendPlacement, StackingMode
+from grafana_foundation_sdk.models.common import (
+    BigValueGraphMode,
+    FieldTextAlignment,
+    LegendDisplayMode,
+    LegendPlacement,
+    StackingMode,
+)
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 COLUMNS = 24
@@ -171,7 +177,7 @@ def _panel(panel: Panel) -> Any:
         made = made.align(FieldTextAlignment.AUTO).inspect(False)
     if panel.kind == "number":
         made = made.reduce_options(ReduceDataOptions().calcs(["lastNotNull"])).thresholds(_thresholds(panel))
-        made = made.no_value("no data")
+        made = made.graph_mode(BigValueGraphMode.NONE).no_value("no data")
     for index, query in enumerate(panel.queries):
         target = prometheus.Dataquery().expr(query.expr).ref_id(chr(ord("A") + index))
         if query.legend:

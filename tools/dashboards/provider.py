@@ -111,7 +111,7 @@ def _market() -> Section:
             lines(
                 "Bids by outcome, per hour",
                 "short",
-                "Lost: another provider won, or the order ended. Failed: the chain refused the bid.",
+                "Outbid: another provider won. Ended: the order did, unwon. Failed: the chain refused the bid.",
                 Query(f"sum by (outcome) (increase(gpulease_bid_outcomes_total{{{P}}}[1h]))", "{{outcome}}"),
                 stacked=True,
             ),

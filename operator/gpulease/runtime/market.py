@@ -36,7 +36,8 @@ _MOST_AUDITORS = 32
 class Market:
     """Bids of all providers of this operator. ``declined_total`` counts by reason, each order once per reason.
 
-    ``not_won_total`` counts by provider and outcome: ``lost`` to others or to the order's end, ``failed`` on chain.
+    ``not_won_total`` counts by provider and outcome: ``outbid``, ``ended`` (the order, without a winner that was seen),
+    ``failed`` (the chain refused the bid).
     """
 
     def __init__(self, providers: Providers) -> None:
@@ -165,10 +166,13 @@ class Market:
             return None
         try:
             lease = await session.client.lease(bid_id)
+            order = await session.client.order(bid_id.order) if lease is None else None
         except ChainError:
             return 5.0
         if lease is None:
-            self._release(site, bid_id, "lost")
+            # A losing bid that we closed ourselves is CLOSED, not LOST: then the order tells that somebody won it.
+            taken = bid.state is BidState.LOST or (order is not None and order.state is OrderState.ACTIVE)
+            self._release(site, bid_id, "outbid" if taken else "ended")
         return None
 
     def _release(self, site: ProviderSite, bid_id: LeaseId, outcome: str) -> None:

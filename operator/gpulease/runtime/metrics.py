@@ -121,7 +121,7 @@ class OperatorCollector(Collector):
         for site in self._op.providers.by_name.values():
             address, not_won = site.address, self._op.market.not_won_total
             outcomes.add_metric([address, "won"], self._op.hosted.won_total[address])
-            for outcome in ("lost", "failed"):
+            for outcome in ("outbid", "ended", "failed"):
                 outcomes.add_metric([address, outcome], not_won[address, outcome])
         yield from (declined, bids, open_bids, earned, outcomes)
 
