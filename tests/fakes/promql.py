@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import promql_parser
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,6 +18,16 @@ _ROW = re.compile(r"^\| (`gpulease_[^|]*?) *\|([^|]*)\|", re.MULTILINE)
 _TARGET_LABELS = frozenset({"instance", "job"})
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 GRAFANA_OWN = frozenset({"__rate_interval", "__interval", "__range", "datasource"})
+
+
+def promtool(*arguments: str | Path, given: str = "") -> str:
+    """What promtool complains of; empty when it is content."""
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.fail("promtool is missing; it comes with Prometheus (Debian: apt-get install prometheus)")
+    words = [found, *map(str, arguments)]
+    done = subprocess.run(words, input=given, capture_output=True, text=True, timeout=60, check=False)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
 def documented() -> dict[str, frozenset[str]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +23,12 @@ EACH = pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"]
 SECTIONS = ("## What it means", "## Where to look", "## What to do")
 
 
-def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    found = shutil.which("promtool")
-    if found is None:
-        pytest.fail("promtool is missing; it comes with Prometheus (Debian: apt-get install prometheus)")
-    return subprocess.run([found, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
-
-
 def test_promtool_takes_the_rules() -> None:
-    done = promtool("check", "rules", RULES)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert promql.promtool("check", "rules", RULES) == ""
 
 
 def test_alerts_fire_and_are_silent_as_told() -> None:
-    done = promtool("test", "rules", CASES)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert promql.promtool("test", "rules", CASES) == ""
 
 
 def test_each_alert_has_a_case_in_which_it_fires_and_one_in_which_it_is_silent() -> None:

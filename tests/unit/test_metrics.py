@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from gpulease.agent.metrics import AgentCollector
 from gpulease.chain.broadcaster import Broadcaster
@@ -41,7 +41,7 @@ from gpulease.tenancy.states import FundsView
 from gpulease.units import NS_PER_S, Dec
 from gpulease.workload.names import lease_namespace
 from tests.fakes.cluster import FakeCluster
-from tests.fakes.promql import documented
+from tests.fakes.promql import documented, promtool
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
@@ -283,6 +283,16 @@ async def test_certificate_tenant_and_leader(world: World) -> None:
     assert world.value("gpulease_tenant_funds_uact", object="team/train") == 70
     assert world.value("gpulease_tenant_budget_left_uact", object="team/train") == 25
     assert world.value("gpulease_leader") == 1, "one that works alone may always act"
+
+
+async def test_names_and_help_are_as_prometheus_wants_them(world: World) -> None:
+    hosted(world, owed=1, run_out=130)
+    await world.site.stock.snapshot()
+    registry = CollectorRegistry()
+    registry.register(OperatorCollector(world.operator))
+    text = generate_latest(registry).decode()
+    assert text.count("# HELP") > 40
+    assert promtool("check", "metrics", given=text) == ""
 
 
 async def test_the_reference_page_has_the_labels_of_every_metric(world: World) -> None:
