@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
 
 from gpulease.chain.outbox import Entry
+from gpulease.inventory.health import Quarantine
 from gpulease.lease.states import MoneyView
 from gpulease.market.model import Deployment, Lease, LeaseState
 from gpulease.money import runway, settlement
@@ -13,6 +16,8 @@ from gpulease.units import NS_PER_S
 
 TOP_UP_MARGIN_S = 300
 """Funds are topped up this long before they end, or half a deposit's life before, whichever is shorter."""
+NS_PER_MS = 1_000_000
+_MOST_QUARANTINES = 64
 LIVE = (LeaseState.ACTIVE, LeaseState.RECLAIMING)
 
 
@@ -24,6 +29,37 @@ def tx_view(entry: Entry | None) -> TxView | None:
 
 def blocks_of(seconds: float, block_time_ns: int) -> int:
     return max(int(seconds * NS_PER_S) // max(block_time_ns, 1), 1)
+
+
+def quarantine_list(quarantines: Iterable[Quarantine], nodes: frozenset[str]) -> list[dict[str, Any]]:
+    """``status.quarantine`` of a GPUProvider that sells these nodes."""
+    return [
+        {
+            "uuid": q.uuid,
+            "node": q.node,
+            "sign": q.sign,
+            "message": q.words,
+            "since": utc_text(q.fault_ms // 1000),
+            "heals": q.heals.value,
+        }
+        for q in sorted(quarantines, key=lambda q: (q.node, q.uuid))
+        if q.node in nodes
+    ][:_MOST_QUARANTINES]
+
+
+def utc_text(unix_s: int) -> str:
+    """As the API writes a time."""
+    return datetime.fromtimestamp(unix_s, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def credit_uact(price_raw: int, *, credit_ms: int, devices: int, block_time_ns: int) -> int:
+    """What the time on faulty devices cost the tenant: each device's equal share of the lease's price, rounded down.
+
+    The chain knows one price for the whole lease (``price_raw`` is ``uact`` per block times 10**18).
+    """
+    if not devices or not credit_ms:
+        return 0
+    return price_raw * credit_ms * NS_PER_MS // (block_time_ns * devices * 10**18)
 
 
 def money_view(
