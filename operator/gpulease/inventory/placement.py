@@ -46,6 +46,9 @@ class Overcommit:
         return Amounts(cpu, memory, need.ephemeral_bytes, need.gpus, need.others)
 
 
+NO_OVERCOMMIT = Overcommit()
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Replicas by resource id and node, the amounts they take by node, and what GPUs they get by resource id.
@@ -57,7 +60,7 @@ class Placement:
     nodes: Mapping[str, Amounts]
     kinds: Mapping[int, tuple[GpuKind, ...]] = field(default_factory=dict)
     grants: Mapping[int, Grant] = field(default_factory=dict)
-    overcommit: Overcommit = Overcommit()
+    overcommit: Overcommit = NO_OVERCOMMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def place(
     overcommit: Overcommit | None = None,
 ) -> Placement | CannotPlace:
     """Deterministic: the same input gives the same placement."""
-    terms = overcommit or Overcommit()
+    terms = overcommit or NO_OVERCOMMIT
     nodes = {entry.node.name: entry for entry in free}
     units = [
         _Unit(u, terms.requests(need_of(u.resources)), u.resources.gpu_units, wants(u.resources.gpu_attributes))

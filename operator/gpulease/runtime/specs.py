@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpulease.errors import ConfigError
-from gpulease.inventory.placement import Overcommit
+from gpulease.inventory.placement import NO_OVERCOMMIT, Overcommit
 from gpulease.market.gpu import GpuKind
 from gpulease.market.model import Attribute
 from gpulease.units import Coin, usd_to_uact
@@ -74,7 +74,7 @@ class ProviderSpec:
     reserve_memory_bytes: int
     gateway_domain: str
     gpu_overrides: Mapping[str, GpuKind] = field(default_factory=dict)
-    overcommit: Overcommit = Overcommit()
+    overcommit: Overcommit = NO_OVERCOMMIT
     storage_classes: Mapping[str, str] = field(default_factory=dict)
     reclamation_window_s: int | None = None
     enforce_floor: bool = True

@@ -25,7 +25,7 @@ from gpulease.inventory.devices import (
 )
 from gpulease.inventory.facts import NodeFacts
 from gpulease.inventory.free import Blocked, GpuCount, NodeFree, Reservation, count_gpus, free_capacity
-from gpulease.inventory.placement import Grant, Overcommit, Placement
+from gpulease.inventory.placement import NO_OVERCOMMIT, Grant, Overcommit, Placement
 from gpulease.inventory.pools import narrowed
 from gpulease.inventory.slices import Dra, read_slices
 from gpulease.kube.client import Cluster
@@ -53,7 +53,7 @@ class Held:
     nodes: Mapping[str, Amounts]
     replicas: Mapping[int, Mapping[str, int]]
     grants: Mapping[int, Grant] = field(default_factory=dict)
-    overcommit: Overcommit = Overcommit()
+    overcommit: Overcommit = NO_OVERCOMMIT
 
     def nodes_by_resource(self) -> dict[int, tuple[str, ...]]:
         return {rid: tuple(sorted(by_node)) for rid, by_node in self.replicas.items()}
@@ -186,7 +186,8 @@ class Stock:
         try:
             slices = (await self._cluster.list(_DRA_API, "ResourceSlice")).items
         except KubeError as error:
-            if error.status not in (403, 404):
+            # No right to look is not the same as nothing there: a GPU of both sources would be sold twice.
+            if error.status != 404:
                 raise
             self._no_dra_until_s = now_s + _DRA_AGAIN_S
             return (), ()

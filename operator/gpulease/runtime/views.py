@@ -1,4 +1,4 @@
-"""From chain objects and outbox entries to what the two planners look at. Pure translations, no I/O."""
+"""From chain objects, records and outbox entries to what the planners look at. Pure translations, no I/O."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gpulease.chain.outbox import Entry
-from gpulease.inventory.health import Quarantine
-from gpulease.lease.states import MoneyView
+from gpulease.inventory.devices import Node
+from gpulease.inventory.health import DeviceTrouble, Quarantine
+from gpulease.lease.states import CreditView, DrainView, HostedView, MoneyView
 from gpulease.market.model import Deployment, Lease, LeaseState
+from gpulease.meter.usage import Usage
 from gpulease.money import runway, settlement
+from gpulease.runtime.health import DeviceHealth
+from gpulease.runtime.stock import Held
 from gpulease.tenancy.states import FundsView, TxView
 from gpulease.units import NS_PER_S
 
@@ -60,6 +64,32 @@ def credit_uact(price_raw: int, *, credit_ms: int, devices: int, block_time_ns: 
     if not devices or not credit_ms:
         return 0
     return price_raw * credit_ms * NS_PER_MS // (block_time_ns * devices * 10**18)
+
+
+def credit(usage: Usage | None, lease: Lease | None, *, block_time_ns: int) -> CreditView | None:
+    """None while the meter never stood still."""
+    if usage is None or lease is None or not usage.credit_ms:
+        return None
+    uact = credit_uact(
+        lease.price.amount.raw, credit_ms=usage.credit_ms, devices=len(usage.devices), block_time_ns=block_time_ns
+    )
+    return CreditView(usage.credited_seconds, uact)
+
+
+def troubles(health: DeviceHealth, usage: Usage | None) -> tuple[DeviceTrouble, ...]:
+    """Of the devices that a lease holds now."""
+    if usage is None or not usage.running:
+        return ()
+    held = {device.partition("::")[0] for _, _, device in usage.running}
+    return health.troubles(held, since_ms=usage.first_ms)
+
+
+def drain(nodes: Iterable[Node], held: Held | None, hosted: HostedView | None) -> DrainView | None:
+    """Cordoned nodes that the lease was placed on."""
+    if held is None:
+        return None
+    cordoned = tuple(sorted(node.name for node in nodes if node.cordoned and node.name in held.nodes))
+    return DrainView(cordoned, (hosted.status.get("drainSeenHeight") if hosted is not None else None) or None)
 
 
 def money_view(

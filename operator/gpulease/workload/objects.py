@@ -13,7 +13,7 @@ from typing import Any
 
 from gpulease.ids import LeaseId
 from gpulease.inventory.devices import LEASE_LABEL
-from gpulease.inventory.placement import RAM_CLASS, Grant, Overcommit, need_of
+from gpulease.inventory.placement import NO_OVERCOMMIT, RAM_CLASS, Grant, Overcommit, need_of
 from gpulease.market.attributes import persistent_class
 from gpulease.workload import isolation
 from gpulease.workload.model import HTTP_PORT, Expose, ManifestGroup, Service
@@ -54,7 +54,7 @@ class Hosted:
     group: ManifestGroup
     nodes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     grants: Mapping[int, Grant] = field(default_factory=dict)
-    overcommit: Overcommit = Overcommit()
+    overcommit: Overcommit = NO_OVERCOMMIT
 
     def grant(self, service: Service) -> Grant:
         return self.grants.get(service.resources.id, Grant())
