@@ -8,6 +8,7 @@ apart, loses its namespace. Anything unknown changes nothing.
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from gpulease.lease.states import (
@@ -42,6 +43,8 @@ _RETRY_S = 5.0
 _ORPHAN_AGAIN_S = 300.0
 _DEVICES, _RECLAIM = "DeviceHealthy", "Reclaiming"
 _MOST_NAMED = 5
+_LAST_UNIX_S = 253_402_300_799
+"""The end of the year 9999, beyond which a date cannot be written."""
 _LIVE = (LeaseState.ACTIVE, LeaseState.RECLAIMING)
 
 
@@ -160,19 +163,25 @@ def _with_drain(plan: Plan, seen: ObservedLease, lease: Lease) -> Plan:
 
 
 def _reclaiming(plan: Plan, seen: ObservedLease, lease: Lease) -> Plan:
-    deadline_s = lease.reclamation_deadline_s or 0
-    left_s = deadline_s - seen.now_ns / NS_PER_S
-    drained = seen.drain is not None and bool(seen.drain.nodes)
     words = "The provider takes the lease's hardware out of service"
-    if not drained:
-        condition = Condition.true(_RECLAIM, "Kept", f"{words} no more: the lease goes on although notice was given.")
-        return replace(plan, conditions=(*plan.conditions, condition))
-    condition = Condition.true(_RECLAIM, "WindowRunning", f"{words}: move on before the time {deadline_s} (Unix).")
-    actions = plan.actions
-    if left_s <= 0:
-        actions = (*actions, CloseBid(REASON_DECOMMISSION, f"close-bid/reclaimed/{seen.id}"))
-    again_s = min(max(left_s, 1.0), plan.requeue_after_s or max(left_s, 1.0))
-    return replace(plan, actions=actions, conditions=(*plan.conditions, condition), requeue_after_s=again_s)
+    if seen.drain is not None and not seen.drain.nodes:
+        kept = Condition.true(_RECLAIM, "Kept", f"{words} no more: the lease goes on although notice was given.")
+        return replace(plan, conditions=(*plan.conditions, kept))
+    until = "" if lease.reclamation_deadline_s is None else f" before {_utc(lease.reclamation_deadline_s)}"
+    running = Condition.true(_RECLAIM, "WindowRunning", f"{words}: move on{until}.")
+    plan = replace(plan, conditions=(*plan.conditions, running))
+    if seen.drain is None or lease.reclamation_deadline_s is None:
+        return plan
+    left_s = lease.reclamation_deadline_s - seen.now_ns / NS_PER_S
+    if left_s <= 0 and not any(isinstance(action, CloseBid) for action in plan.actions):
+        close = CloseBid(REASON_DECOMMISSION, f"close-bid/reclaimed/{seen.id}")
+        plan = replace(plan, actions=(*plan.actions, close))
+    again_s = max(left_s, 1.0)
+    return replace(plan, requeue_after_s=min(again_s, plan.requeue_after_s or again_s))
+
+
+def _utc(unix_s: int) -> str:
+    return datetime.fromtimestamp(min(max(unix_s, 0), _LAST_UNIX_S), tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _live(seen: ObservedLease, policy: Policy, lease: Lease) -> Plan:
