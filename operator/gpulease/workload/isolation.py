@@ -39,17 +39,26 @@ _CLOSED_PATHS = (
     "/sys",
     "/dev",
     "/run/nvidia",
+    "/run/nvidia-persistenced",
+    "/run/secrets",
     "/var/run",
-    "/run",
-    "/etc",
-    "/usr",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/ld.so.preload",
+    "/etc/nvidia-container-runtime",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/nvidia",
+    "/usr/sbin",
+    "/bin",
     "/lib",
     "/lib64",
-    "/bin",
     "/sbin",
 )
-"""A volume over one of these would stand between the container and what the runtime puts there."""
-_OPEN_PATHS = ("/dev/shm", "/usr/share", "/usr/local/share", "/usr/src", "/etc/opt")
+"""A volume over one of these, or over a folder that holds one, would stand where the runtime puts its own."""
+_OPEN_PATHS = ("/dev/shm",)
 _MOST_ENV = 256
 _MOST_ENV_BYTES = 128 * 1024
 _MOST_WORDS_BYTES = 64 * 1024
