@@ -114,16 +114,17 @@ def _held(key: str, body: dict[str, Any]) -> Held:
 class Snapshot:
     """Nodes that may be sold and every pod in the cluster, as of one listing.
 
-    ``unknown_versions`` are what nodes do not tell of the floor's list, by node; ``old_versions`` what is below it.
+    ``all_kinds`` are the kinds of all devices, also of those that are in use; ``unknown_versions`` are what nodes do not tell of the floor's list, by node; ``old_versions`` what is below it.
     """
 
     nodes: tuple[Node, ...]
     pods: tuple[PodUse, ...]
     unknown_versions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     old_versions: Mapping[str, str] = field(default_factory=dict)
+    all_kinds: tuple[GpuKind, ...] = ()
 
     def kinds(self) -> tuple[GpuKind, ...]:
-        return tuple(sorted({kind for node in self.nodes for kind in node.kinds}))
+        return self.all_kinds
 
     def cluster_ranges(self) -> tuple[str, ...]:
         """Addresses of nodes and pods: closed to tenants."""
@@ -204,9 +205,11 @@ class Stock:
         used += [use for body in claims for use in claim_uses(body, dra)]
         held, in_use = self._devices.held(), _gpus_in_use(used)
         read, unknown, old = [], {}, {}
+        kinds: set[GpuKind] = set()
         for body in nodes:
             node_facts = facts.get(str(body["metadata"]["name"]))
             node = node_of(body, overrides=overrides, facts=node_facts, dra=dra)
+            kinds |= set(node.kinds)
             verdict = floor.check(node, node_facts, require_known=self._spec.require_known_versions)
             if verdict.unknown:
                 unknown[node.name] = verdict.unknown
@@ -219,7 +222,7 @@ class Stock:
                 for pool in node.pools
             )
             read.append(replace(node, pools=pools, floor_problem=verdict.problem if self._spec.enforce_floor else ""))
-        return Snapshot(tuple(read), tuple(used), unknown, old)
+        return Snapshot(tuple(read), tuple(used), unknown, old, tuple(sorted(kinds)))
 
     def _promised_on(self, node: str, used: list[PodUse]) -> bool:
         """Whether a reservation waits for pods on the node: nobody knows yet which device they will get."""
