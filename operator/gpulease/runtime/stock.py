@@ -114,7 +114,8 @@ def _held(key: str, body: dict[str, Any]) -> Held:
 class Snapshot:
     """Nodes that may be sold and every pod in the cluster, as of one listing.
 
-    ``all_kinds`` are the kinds of all devices, also of those that are in use; ``unknown_versions`` are what nodes do not tell of the floor's list, by node; ``old_versions`` what is below it.
+    ``all_kinds`` are those of all devices, also of ones in use; ``unknown_versions`` is what nodes do not tell of
+    the floor's list, ``old_versions`` what is below it, both by node.
     """
 
     nodes: tuple[Node, ...]
