@@ -17,18 +17,14 @@ from gpulease.inventory.placement import Grant, Overcommit, Placement
 from gpulease.meter.records import GENESIS, UsageRecord
 from gpulease.runtime.books import Books
 from gpulease.runtime.health import DeviceHealth
-from gpulease.runtime.hostnames import Hostnames
 from gpulease.runtime.stock import Reservations
 from gpulease.runtime.views import credit_uact, quarantine_list
 from gpulease.store.journal import Journal
 from gpulease.units import DEC_SCALE
-from gpulease.workload.objects import Hosting
-from tests.unit.test_workload_objects import service, service_group
 
 pytestmark = pytest.mark.contract
 T0 = 1_750_000_000_000
 LEASE = LeaseId("akash1tenant", 7, 1, 1, "akash1provider")
-OTHER = LeaseId("akash1other", 8, 1, 1, "akash1provider")
 
 
 @pytest.fixture
@@ -166,29 +162,6 @@ def test_a_credit_is_the_devices_share_of_the_price_and_is_booked_once(journal: 
     assert Books(journal, "chain").ledger.balances(f"credit-owed/{LEASE.owner}") == {"uact": 600}
     assert books.ledger.balances(f"credit-given/{LEASE.provider}") == {"uact": -600}
     assert len(books.ledger) == 1
-
-
-def test_a_host_name_belongs_to_the_first_live_lease(journal: Journal) -> None:
-    names = Hostnames(journal)
-    hosting = Hosting(domain="apps.example.com", public_host="apps.example.com")
-    mine = service_group(service(hosts=("a.example.org", "B.example.org")))
-    theirs = service_group(service(hosts=("b.example.org", "c.example.org")))
-    assert names.claim(LEASE, mine, hosting) is None
-    assert names.claim(LEASE, mine, hosting) is None
-    refused = Hostnames(journal).claim(OTHER, theirs, hosting)
-    assert refused is not None
-    assert "b.example.org belongs to another lease" in refused
-    free = service_group(service(hosts=("c.example.org",)))
-    assert names.claim(OTHER, free, hosting) is None, "a refused claim takes nothing"
-    # An update gives up what it no longer names; the end of a lease gives up all.
-    assert names.claim(LEASE, service_group(service(hosts=("a.example.org",))), hosting) is None
-    assert names.claim(OTHER, theirs, hosting) is None
-    names.release(OTHER)
-    assert names.claim(LEASE, theirs, hosting) is None
-    for own in ("apps.example.com", "x.apps.example.com"):
-        words = names.claim(LEASE, service_group(service(hosts=(own,))), hosting)
-        assert words is not None
-        assert "provider's own" in words
 
 
 def test_a_reservation_keeps_what_was_promised(journal: Journal) -> None:

@@ -9,6 +9,7 @@ import pytest
 from gpulease.ids import LeaseId
 from gpulease.inventory.placement import Grant, Overcommit
 from gpulease.market.model import Attribute, Resources, Storage
+from gpulease.runtime.hosted_view import with_held_hosts
 from gpulease.workload.isolation import refusal
 from gpulease.workload.model import Expose, ManifestGroup, Mount, Params, Service
 from gpulease.workload.objects import Hosted, Hosting, build
@@ -123,6 +124,18 @@ def test_a_gateway_named_by_the_admin_takes_the_place_of_ingress() -> None:
     assert "a.example.org" in spec["hostnames"]
     assert len(spec["hostnames"]) == 2
     assert spec["rules"][0]["backendRefs"] == [{"name": "web", "port": 80}]
+
+
+def test_only_names_that_lead_to_the_lease_are_routed() -> None:
+    group = service_group(service(hosts=("a.example.org", "B.example.org", "x.apps.example.com")))
+    names = [rule["host"] for rule in objects(group)["Ingress/web"]["spec"]["rules"]]
+    assert names[:2] == ["a.example.org", "B.example.org"]
+    assert len(names) == 3
+    assert "x.apps.example.com" not in names, "the provider's own domain is not for the asking"
+    for said, left in ((None, 2), ("b.example.org", 1), ("", 0)):
+        annotations = {} if said is None else {"gpulease.dev/hosts": said}
+        kept = with_held_hosts(group, {"metadata": {"annotations": annotations}})
+        assert len(objects(kept)["Ingress/web"]["spec"]["rules"]) == left + 1
 
 
 @pytest.mark.parametrize(

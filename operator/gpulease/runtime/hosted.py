@@ -26,7 +26,6 @@ from gpulease.runtime import status as statuses
 from gpulease.runtime.clock import Clock
 from gpulease.runtime.health import DeviceHealth
 from gpulease.runtime.hosted_view import InCluster
-from gpulease.runtime.hostnames import Hostnames
 from gpulease.runtime.provider import Providers, ProviderSite
 from gpulease.runtime.stock import Held
 from gpulease.runtime.work import HostedKey
@@ -75,7 +74,6 @@ class HostedLeases:
     ) -> None:
         self._cluster, self._providers, self._journal = cluster, providers, journal
         self._usage, self._clock, self._health = usage, clock, health
-        self._names = Hostnames(journal)
         self._namespace, self._retention_s = namespace, retention_s
         self._figures = statuses.Figures()
         self.states: dict[LeaseId, str] = {}
@@ -133,7 +131,7 @@ class HostedLeases:
             hosted_known=True,
             hosted=cluster.hosted,
             manifest_known=True,
-            manifest=self._with_names(lease_id, lease.value, cluster, hosting),
+            manifest=cluster.manifest,
             workload=workload,
             objects_differ=cluster.objects.differ,
             money=_money(site, lease, deployment),
@@ -144,17 +142,6 @@ class HostedLeases:
             orphan_seen_height=self._orphan_seen(str(lease_id)),
         )
         return _Round(key, site, seen, cluster, held, lease.value)
-
-    def _with_names(
-        self, lease_id: LeaseId, lease: Lease | None, cluster: InCluster, hosting: Hosting
-    ) -> s.ManifestView | None:
-        """The manifest, refused where it asks for a host name that is somebody else's. Only live leases claim names."""
-        view = cluster.manifest
-        if view is None or view.problem is not None or cluster.group is None:
-            return view
-        if lease is None or lease.state not in views.LIVE:
-            return view
-        return replace(view, problem=self._names.claim(lease_id, cluster.group, hosting))
 
     def _orphan_seen(self, lease_id: str) -> int | None:
         body = self._journal.get(_ORPHAN, lease_id)
@@ -360,7 +347,6 @@ class HostedLeases:
         await self._cluster.delete(Ref("v1", "Secret", manifest_secret(round_.namespace), self._namespace))
 
     def _release(self, round_: _Round) -> None:
-        self._names.release(round_.key.lease)
         round_.site.orphans.discard(round_.namespace)
         if round_.site.stock.reservations.release(str(round_.key.lease)):
             log.info("capacity released", lease=str(round_.key.lease))

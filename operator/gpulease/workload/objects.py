@@ -167,7 +167,8 @@ def uris(lease: LeaseId, service: Service, domain: str) -> tuple[str, ...]:
     found: list[str] = []
     for expose in service.expose:
         if expose.is_ingress:
-            found.extend(expose.hosts or ())
+            # Names under the provider's own domain are given out by lease, never by asking.
+            found.extend(h for h in expose.hosts or () if h.lower() != domain and not h.lower().endswith(f".{domain}"))
             found.append(static_host(lease, service.name, domain))
     return tuple(dict.fromkeys(found))
 
