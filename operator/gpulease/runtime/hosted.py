@@ -37,6 +37,7 @@ from gpulease.workload.objects import MANAGED_BY, ROUTE_API, Hosting
 log = structlog.get_logger(__name__)
 _KIND, _ORPHAN = "hosted", "orphan"
 _WITHDRAWN = "withdrawn"
+_TOLD_TO_TENANTS = frozenset({"ApplicationFault", "DeviceFaulty", "DeviceWatched", "NoticeGiven", "WindowRunning"})
 _QUIET_START_S = 8.0
 """A lease that is on its way is not worth a status write until it has taken this long, or has trouble to tell of."""
 
@@ -238,6 +239,20 @@ class HostedLeases:
         ready = next((c for c in plan.conditions if c.type == "Ready"), None)
         if written is not None and ready is not None and plan.state is s.HostedState.DEGRADED:
             await self._cluster.event(body, ready.reason, ready.message, type_="Warning")
+        if written is not None:
+            await self._tell_tenant(round_, plan)
+
+    async def _tell_tenant(self, round_: _Round, plan: s.Plan) -> None:
+        """What only the provider knows goes into the lease's own namespace, whose events the gateway streams."""
+        if not round_.cluster.workload.namespace_exists or round_.cluster.group is None:
+            return
+        first = round_.cluster.group.services[0].name
+        meta = {"name": first, "namespace": round_.namespace}
+        for condition in plan.conditions:
+            if condition.reason in _TOLD_TO_TENANTS:
+                about = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta}
+                await self._cluster.event(about, condition.reason, condition.message, type_="Warning")
+                return
 
     def _too_early(self, round_: _Round, plan: s.Plan) -> bool:
         """Whether a passing state of a young lease can wait: its next state comes within moments."""

@@ -157,10 +157,9 @@ def with_held_hosts(group: ManifestGroup, secret: Json) -> ManifestGroup:
 
     A Secret that does not say was written before that: all its names count.
     """
-    said = (secret["metadata"].get("annotations") or {}).get(manifests.HOSTS_ANNOTATION)
-    if said is None:
+    held = manifests.held_hosts(secret)
+    if held is None:
         return group
-    held = {name for name in str(said).split(",") if name}
     services = tuple(
         replace(
             service,
