@@ -28,6 +28,8 @@ from gpulease.store.journal import Journal
 log = structlog.get_logger(__name__)
 _DEVICE, _FACTS, _RELEASE = "device-health", "node-devices", "device-release"
 _MOST_FAULTS = 1024
+_FAULT_TOLD_MS = 3_600_000
+"""An application's own fault is told for an hour; the records keep it for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ class DeviceHealth:
         for quarantine in verdict.released:
             log.warning("device released", node=facts.node, device=quarantine.uuid, sign=quarantine.sign)
             uuids = _uuids(facts, quarantine.uuid)
+            for uuid in uuids:
+                self._faults.pop(uuid, None)
             touched |= self._holding(uuids)
             if quarantine.stops_meter:
                 touched |= self.usage.start_meter(uuids, at_ms=facts.at_ms)
@@ -152,7 +156,9 @@ class DeviceHealth:
             facts = self._facts.get(quarantine.node)
             for uuid in _uuids(facts, quarantine.uuid) if facts is not None else {quarantine.uuid}:
                 quarantined[uuid] = quarantine
-        faults = {u: f for u, f in self._faults.items() if since_ms is None or f.at_ms >= since_ms}
+        now_ms = max((facts.at_ms for facts in self._facts.values()), default=0)
+        oldest_ms = max(since_ms or 0, now_ms - _FAULT_TOLD_MS)
+        faults = {uuid: fault for uuid, fault in self._faults.items() if fault.at_ms >= oldest_ms}
         return troubles_of(tuple(sorted(devices)), quarantined, faults)
 
 
