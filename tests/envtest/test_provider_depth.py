@@ -23,6 +23,7 @@ from tests.rig.envtest import EnvTest
 from tests.rig.errors import RigError
 from tests.rig.process import free_port
 from tests.rig.stack import OPERATOR_NAMESPACE, Json, Ports, Stack, until
+from tests.rig.web import get_text
 
 pytestmark = pytest.mark.envtest
 NODE, PRODUCT = "gpu-node-1", "NVIDIA-A100-SXM4-80GB"
@@ -147,6 +148,17 @@ def test_a_bid_fixes_node_and_terms_of_the_pods(shop: Shop) -> None:
     resources = pod["containers"][0]["resources"]
     assert (resources["limits"]["cpu"], resources["requests"]["cpu"]) == ("500m", "250m"), "over-commit is in the bid"
     assert resources["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_a_lease_at_rest_costs_the_api_server_nothing(shop: Shop) -> None:
+    def writes() -> float:
+        lines = get_text(f"{shop.stack.operator_url}/metrics").splitlines()
+        return sum(float(line.split()[1]) for line in lines if line.startswith("gpulease_api_writes_total{"))
+
+    until("the lease's first status", lambda: shop.hosted().get("status"), timeout_s=PATIENCE_S)
+    height, before = shop.stack.chain.height(), writes()
+    until("twenty blocks", lambda: shop.stack.chain.height() > height + 20, timeout_s=PATIENCE_S)
+    assert writes() == before
 
 
 def test_an_applications_fault_is_told_and_nothing_is_quarantined(shop: Shop) -> None:
