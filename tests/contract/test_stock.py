@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gpulease.agent.collector import UsageCollector
-from gpulease.errors import KubeNotFound, KubeUnreachable
+from gpulease.errors import KubeError, KubeNotFound, KubeUnreachable
 from gpulease.inventory.facts import DeviceFacts, NodeFacts, XidEvent
 from gpulease.inventory.placement import CannotPlace, Placement, place
 from gpulease.kube.refs import Listing
@@ -98,7 +98,12 @@ class Shop:
         snapshot = await self.stock.snapshot(fresh_s=-1)
         found = [
             fitness.inventory(snapshot.kinds(), snapshot.nodes),
-            fitness.nodes_fit(self.stock.free(snapshot), snapshot.old_versions, snapshot.unknown_versions),
+            fitness.nodes_fit(
+                self.stock.free(snapshot),
+                snapshot.old_versions,
+                snapshot.unknown_versions,
+                dra_forbidden=snapshot.dra_forbidden,
+            ),
             fitness.devices_healthy(self.health.quarantines.values()),
         ]
         return {c.type: (c.reason, c.message) for c in found}
@@ -213,6 +218,20 @@ async def test_an_api_server_that_does_not_answer_is_not_an_empty_cluster() -> N
     cluster.down = True
     with pytest.raises(KubeUnreachable):
         await Shop(cluster).stock.snapshot()
+
+
+async def test_slices_that_may_not_be_read_are_told_and_stop_nothing() -> None:
+    class Forbidding(FakeCluster):
+        async def list(self, api_version: str, kind: str, **more: Any) -> Listing:
+            if api_version.startswith("resource.k8s.io"):
+                raise KubeError(403, "Forbidden", "cannot list resourceslices")
+            return await super().list(api_version, kind, **more)
+
+    cluster = Forbidding()
+    cluster.put(node())
+    shop = Shop(cluster)
+    assert await shop.order(1)
+    assert (await shop.conditions())["NodesFit"][0] == "SlicesUnreadable"
 
 
 def test_what_the_annotation_releases() -> None:

@@ -31,7 +31,11 @@ def inventory(kinds: Sequence[GpuKind], nodes: Iterable[Node]) -> Condition:
 
 
 def nodes_fit(
-    free: Iterable[NodeFree], old_versions: Mapping[str, str], unknown_versions: Mapping[str, Sequence[str]]
+    free: Iterable[NodeFree],
+    old_versions: Mapping[str, str],
+    unknown_versions: Mapping[str, Sequence[str]],
+    *,
+    dra_forbidden: bool = False,
 ) -> Condition:
     """Which nodes are not sold, or not in full, and why."""
     entries = tuple(free)
@@ -52,6 +56,12 @@ def nodes_fit(
     drained = sorted(e.node.name for e in entries if e.node.cordoned)
     if drained:
         return Condition.false("NodesFit", "Cordoned", f"Cordoned and not sold: {', '.join(drained[:_MOST_NAMED])}.")
+    if dra_forbidden:
+        words = (
+            "The operator may not list resourceslices and resourceclaims of resource.k8s.io: grant it, or GPUs that "
+            "a DRA driver hands out are not seen."
+        )
+        return Condition.unknown("NodesFit", "SlicesUnreadable", words)
     unknown = sorted({what for names in unknown_versions.values() for what in names})
     words = f" Not told by every node: the version of {', '.join(unknown)}." if unknown else ""
     return Condition.true("NodesFit", "AllFit", f"Every node is fit for sale.{words}")

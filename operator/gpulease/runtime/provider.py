@@ -114,7 +114,12 @@ class Providers:
         snapshot = await site.stock.snapshot()
         own = [q for q in self._health.quarantines.values() if any(n.name == q.node for n in snapshot.nodes)]
         conditions = [
-            fitness.nodes_fit(site.stock.free(snapshot), snapshot.old_versions, snapshot.unknown_versions),
+            fitness.nodes_fit(
+                site.stock.free(snapshot),
+                snapshot.old_versions,
+                snapshot.unknown_versions,
+                dra_forbidden=snapshot.dra_forbidden,
+            ),
             fitness.devices_healthy(own),
         ]
         told = {str(c.get("type")) for c in (body.get("status") or {}).get("conditions") or ()}

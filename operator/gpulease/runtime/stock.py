@@ -115,7 +115,7 @@ class Snapshot:
     """Nodes that may be sold and every pod in the cluster, as of one listing.
 
     ``all_kinds`` are those of all devices, also of ones in use; ``unknown_versions`` is what nodes do not tell of
-    the floor's list, ``old_versions`` what is below it, both by node.
+    the floor's list, ``old_versions`` what is below it, both by node. ``dra_forbidden``: slices may not be read.
     """
 
     nodes: tuple[Node, ...]
@@ -123,6 +123,7 @@ class Snapshot:
     unknown_versions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     old_versions: Mapping[str, str] = field(default_factory=dict)
     all_kinds: tuple[GpuKind, ...] = ()
+    dra_forbidden: bool = False
 
     def kinds(self) -> tuple[GpuKind, ...]:
         return self.all_kinds
@@ -161,6 +162,7 @@ class Stock:
         self._snapshot: Snapshot | None = None
         self._read_at_s = 0.0
         self._no_dra_until_s = 0.0
+        self._dra_forbidden = False
         self._lock = asyncio.Lock()
 
     @property
@@ -188,11 +190,13 @@ class Stock:
         try:
             slices = (await self._cluster.list(_DRA_API, "ResourceSlice")).items
         except KubeError as error:
-            # No right to look is not the same as nothing there: a GPU of both sources would be sold twice.
-            if error.status != 404:
+            if error.status not in (403, 404):
                 raise
+            # No right to look is not the same as nothing there: the provider's condition says so.
+            self._dra_forbidden = error.status == 403
             self._no_dra_until_s = now_s + _DRA_AGAIN_S
             return (), ()
+        self._dra_forbidden = False
         if not slices:
             return (), ()
         return slices, (await self._cluster.list(_DRA_API, "ResourceClaim")).items
@@ -223,7 +227,7 @@ class Stock:
                 for pool in node.pools
             )
             read.append(replace(node, pools=pools, floor_problem=verdict.problem if self._spec.enforce_floor else ""))
-        return Snapshot(tuple(read), tuple(used), unknown, old, tuple(sorted(kinds)))
+        return Snapshot(tuple(read), tuple(used), unknown, old, tuple(sorted(kinds)), self._dra_forbidden)
 
     def _promised_on(self, node: str, used: list[PodUse]) -> bool:
         """Whether a reservation waits for pods on the node: nobody knows yet which device they will get."""
