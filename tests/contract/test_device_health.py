@@ -14,13 +14,16 @@ from gpulease.ids import LeaseId
 from gpulease.inventory.amounts import Amounts
 from gpulease.inventory.facts import DeviceFacts, NodeFacts, XidEvent
 from gpulease.inventory.placement import Grant, Overcommit, Placement
+from gpulease.lease.states import CreditView
+from gpulease.market.model import Lease, LeaseState
 from gpulease.meter.records import GENESIS, UsageRecord
+from gpulease.meter.usage import Usage
 from gpulease.runtime.books import Books
 from gpulease.runtime.health import DeviceHealth
-from gpulease.runtime.stock import Reservations
-from gpulease.runtime.views import credit_uact, quarantine_list
+from gpulease.runtime.stock import Held, Reservations
+from gpulease.runtime.views import credit, credit_uact, quarantine_list
 from gpulease.store.journal import Journal
-from gpulease.units import DEC_SCALE
+from gpulease.units import DEC_SCALE, Dec, DecCoin
 
 pytestmark = pytest.mark.contract
 T0 = 1_750_000_000_000
@@ -156,6 +159,12 @@ def test_a_credit_is_the_devices_share_of_the_price_and_is_booked_once(journal: 
     # 120 uact per block of 6 s, two devices, one of them sick for a minute: ten blocks of half the price.
     uact = credit_uact(120 * DEC_SCALE, credit_ms=60_000, devices=2, block_time_ns=6 * 10**9)
     assert uact == 600
+    lease = Lease(LEASE, LeaseState.ACTIVE, DecCoin("uact", Dec.of(120)), 1)
+    held = Held("k", "ns", {"n1": Amounts(gpus=2)}, {})
+    # Devices that were exchanged meanwhile do not make the share smaller.
+    used = Usage(credit_ms=60_000, devices=("GPU-0", "GPU-1", "GPU-2"))
+    assert credit(used, lease, held, block_time_ns=6 * 10**9) == CreditView(60, 600)
+    assert credit(Usage(), lease, held, block_time_ns=6 * 10**9) is None
     books = Books(journal, "chain")
     for _ in range(2):
         books.record_credit(f"credit/{LEASE}", owner=LEASE.owner, provider=LEASE.provider, uact=uact)

@@ -138,7 +138,7 @@ class HostedLeases:
             money=_money(site, lease, deployment),
             gpu_seconds=usage.gpu_seconds if usage is not None else None,
             troubles=views.troubles(self._health, usage),
-            credit=views.credit(usage, lease.value, block_time_ns=session.tip.block_time_ns),
+            credit=views.credit(usage, lease.value, held, block_time_ns=session.tip.block_time_ns),
             drain=views.drain((await site.stock.snapshot()).nodes, held, cluster.hosted),
             orphan_seen_height=self._orphan_seen(str(lease_id)),
         )

@@ -222,7 +222,7 @@ class Stock:
                 old[node.name] = verdict.problem
             pools = tuple(
                 narrowed(pool, node_facts, held, in_use=in_use.get(node.name, 0), overrides=overrides)
-                if pool.resource == GPU_RESOURCE and not self._promised_on(node.name, used)
+                if pool.resource == GPU_RESOURCE and len(pool.kinds) > 1 and not self._promised_on(node.name, used)
                 else pool
                 for pool in node.pools
             )

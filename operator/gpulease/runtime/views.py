@@ -66,12 +66,16 @@ def credit_uact(price_raw: int, *, credit_ms: int, devices: int, block_time_ns: 
     return price_raw * credit_ms * NS_PER_MS // (block_time_ns * devices * 10**18)
 
 
-def credit(usage: Usage | None, lease: Lease | None, *, block_time_ns: int) -> CreditView | None:
-    """None while the meter never stood still."""
+def credit(usage: Usage | None, lease: Lease | None, held: Held | None, *, block_time_ns: int) -> CreditView | None:
+    """None while the meter never stood still. The bid says how many devices the price is for."""
     if usage is None or lease is None or not usage.credit_ms:
         return None
+    promised = sum(amounts.devices for amounts in held.nodes.values()) if held is not None else 0
     uact = credit_uact(
-        lease.price.amount.raw, credit_ms=usage.credit_ms, devices=len(usage.devices), block_time_ns=block_time_ns
+        lease.price.amount.raw,
+        credit_ms=usage.credit_ms,
+        devices=promised or len(usage.running) or len(usage.devices),
+        block_time_ns=block_time_ns,
     )
     return CreditView(usage.credited_seconds, uact)
 
