@@ -133,6 +133,14 @@ def test_the_capacity_of_an_old_mig_layout_is_no_sick_device() -> None:
     assert (node.sick_gpus, node.allocatable.of("nvidia.com/mig-3g.40gb")) == (0, 2)
 
 
+def test_gpus_cut_into_slices_are_not_sick_whole_ones() -> None:
+    cut = NodeFacts("n1", "b", 1, "", tuple(DeviceFacts(f"GPU-{i}", i, mig_enabled=i < 3) for i in range(4)))
+    raw = body(gpus=1, labels=labelled("NVIDIA-A100-SXM4-80GB"), cap={"nvidia.com/gpu": "4"})
+    assert (node_of(raw, facts=cut).sick_gpus, node_of(raw).sick_gpus) == (0, 3)
+    lost = NodeFacts("n1", "b", 1, "", tuple(DeviceFacts(f"GPU-{i}", i) for i in range(4)))
+    assert node_of(raw, facts=lost).sick_gpus == 3
+
+
 def facts(*products: str, uuids: tuple[str, ...] = ("GPU-0", "GPU-1")) -> NodeFacts:
     devices = tuple(DeviceFacts(u, i, p) for i, (u, p) in enumerate(zip(uuids, products, strict=True)))
     return NodeFacts("n1", "boot", 1, "570.133.20", devices)

@@ -63,7 +63,7 @@ def plugin_pools(
             continue
         if name == GPU_RESOURCE:
             kinds, problem = _whole_kinds(labels, facts, overrides)
-            found.append(Pool(name, kinds, free, max(all_ - free, 0), problem))
+            found.append(Pool(name, kinds, free, max(_left(all_, kinds, facts) - free, 0), problem))
         elif (match := _MIG_RESOURCE.match(name)) is not None:
             kinds, problem = _mig_kinds(match["profile"], labels, overrides)
             # After a MIG reconfiguration the kubelet keeps the old profile's capacity: the label knows what is left.
@@ -73,6 +73,13 @@ def plugin_pools(
         elif free:
             found.append(Pool(name, (), free, problem=f"{name} is a shared or unknown resource, which is not sold"))
     return tuple(found)
+
+
+def _left(capacity: int, kinds: tuple[GpuKind, ...], facts: NodeFacts | None) -> int:
+    """The capacity without GPUs that have been cut into slices: the kubelet goes on counting them as whole ones."""
+    if facts is None or not facts.devices or any(kind.is_slice for kind in kinds):
+        return capacity
+    return min(capacity, sum(not device.mig_enabled for device in facts.devices))
 
 
 def narrowed(pool: Pool, facts: NodeFacts | None, held: frozenset[str], *, in_use: int, overrides: Overrides) -> Pool:
