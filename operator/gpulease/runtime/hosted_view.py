@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -149,28 +149,7 @@ def manifest_view(secret: Json | None) -> tuple[ManifestView | None, ManifestGro
         return ManifestView(
             hash_, "the kept manifest has no group for this lease; the tenant has to send it again"
         ), None
-    return ManifestView(hash_, isolation.refusal(group)), with_held_hosts(group, secret)
-
-
-def with_held_hosts(group: ManifestGroup, secret: Json) -> ManifestGroup:
-    """The group with the custom host names that lead to this lease only; whose a name is, the gateway has decided.
-
-    A Secret that does not say was written before that: all its names count.
-    """
-    held = manifests.held_hosts(secret)
-    if held is None:
-        return group
-    services = tuple(
-        replace(
-            service,
-            expose=tuple(
-                replace(e, hosts=tuple(h for h in e.hosts if h.lower() in held)) if e.hosts else e
-                for e in service.expose
-            ),
-        )
-        for service in group.services
-    )
-    return replace(group, services=services)
+    return ManifestView(hash_, isolation.refusal(group)), group
 
 
 def compare(wanted: Sequence[Json], live: Sequence[Json]) -> Objects:

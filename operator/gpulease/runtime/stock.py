@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from gpulease.errors import KubeError
@@ -148,6 +149,16 @@ class DeviceBook(Protocol):
     def held(self) -> frozenset[str]:
         """UUIDs that leases hold, as far as usage records tell."""
         ...
+
+
+class NothingKnown:
+    """For who has no health records: every device is taken to be well, and none is known by name."""
+
+    facts: Mapping[str, NodeFacts] = MappingProxyType({})
+    sick: frozenset[str] = frozenset()
+
+    def held(self) -> frozenset[str]:
+        return frozenset()
 
 
 class Stock:
