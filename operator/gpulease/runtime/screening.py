@@ -48,7 +48,7 @@ class Screening:
         if not group.resources:
             return validation_pb2.BidScreeningResponse(passed=False, reasons=["the group asks for nothing"])
         block_time_ns = await self._block_time_ns()
-        snapshot = await self._stock.snapshot()
+        snapshot = await self._stock.snapshot(fresh_s=0.0)
         free, kinds = self._stock.free(snapshot), snapshot.kinds()
 
         def placed() -> Placement | CannotPlace:
