@@ -13,6 +13,7 @@ from gpulease.agent.dcgm import DcgmExporter, parse
 from gpulease.agent.nvml import Nvml
 from gpulease.agent.podresources import PodResources, allocations_of
 from gpulease.errors import NodeUnreachable
+from gpulease.inventory.facts import node_facts
 from gpulease.meter.intervals import Allocation
 from tests.fakes.kubelet import FakeKubelet, answer
 from tests.fakes.nvml import FakeNvml, NVMLError_DriverNotLoaded, NVMLError_LibraryNotFound
@@ -62,6 +63,21 @@ async def test_nvml_reads_devices_and_reports_a_lost_one_by_name() -> None:
     assert second.uuid == "GPU-1"
     assert "lost" in (second.problem or "") or "bus" in (second.problem or "")
     nvml.close()
+
+
+async def test_nvml_tells_instances_and_rows_that_could_not_be_remapped() -> None:
+    library = FakeNvml()
+    library.gpus[0].instances = ["MIG-a", "MIG-b"]
+    library.gpus[1].remap_failed = True
+    nvml = Nvml(library)
+    try:
+        first, second = (await nvml.read()).devices
+        assert (first.mig_enabled, first.mig, first.row_remap_failed) == (True, ("MIG-a", "MIG-b"), False)
+        assert (second.mig_enabled, second.mig, second.row_remap_failed) == (False, (), True)
+        facts = node_facts({"node": "n", "boot_id": "b", "at_ms": 1, "devices": [first.to_json(), second.to_json()]})
+        assert facts.device("MIG-b") == facts.devices[0]
+    finally:
+        nvml.close()
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,11 @@ GPUPROVIDER = (
         _provider(f"pricing.{name}", _USD, put("pricing", name, value="$1"))
         for name in ("cpuUsdPerCoreHour", "memoryUsdPerGiBHour", "storageUsdPerGiBHour", "endpointUsdPerHour")
     ),
+    _provider(
+        "capacity.storageClasses[].name",
+        "ram is the class of volumes in memory",
+        put("capacity", "storageClasses", value=[{"name": "ram", "storageClassName": "x"}]),
+    ),
     _provider(f"{_RANGES}[]", "write a network in CIDR form", put(*_RANGES.split("."), value=["10.20.0.0"])),
     _provider(f"{_RANGES}[]", "the network holds a loopback", put(*_RANGES.split("."), value=["169.254.0.0/16"])),
 )

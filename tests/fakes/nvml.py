@@ -41,6 +41,9 @@ class FakeGpu:
     used_bytes: int = 0
     lost: bool = False
     recovery_action: int = 0
+    remap_failed: bool = False
+    instances: list[str] | None = None
+    """UUIDs of MIG instances; None: MIG is off."""
 
 
 @dataclass
@@ -111,6 +114,20 @@ class FakeNvml:
 
     def nvmlDeviceGetFieldValues(self, gpu: FakeGpu, fields: list[int]) -> Any:
         return [SimpleNamespace(nvmlReturn=0, value=SimpleNamespace(uiVal=gpu.recovery_action))]
+
+    def nvmlDeviceGetRemappedRows(self, gpu: FakeGpu) -> list[int]:
+        return [0, 0, 0, int(gpu.remap_failed)]
+
+    def nvmlDeviceGetMigMode(self, gpu: FakeGpu) -> list[int]:
+        return [int(gpu.instances is not None)] * 2
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, gpu: FakeGpu) -> int:
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, gpu: FakeGpu, index: int) -> FakeGpu:
+        if index >= len(gpu.instances or ()):
+            raise NVMLError_NotSupported("no instance here")
+        return FakeGpu((gpu.instances or [])[index])
 
     def nvmlEventSetCreate(self) -> object:
         if self.event_error:

@@ -17,6 +17,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from gpulease.ids import DeploymentId, LeaseId
+from gpulease.inventory.health import DeviceTrouble
 from gpulease.lease import plan as lease_plan
 from gpulease.lease import states as lease
 from gpulease.market import model as m
@@ -93,6 +94,9 @@ leases = st.builds(
     heights,
     heights,
     st.sampled_from(["", "x_y"]),
+    st.none(),
+    st.sampled_from([None, 3600]),
+    st.sampled_from([None, NOW_NS // NS_PER_S, NOW_NS // NS_PER_S + 3600]),
 )
 txs = maybe(st.builds(tenant.TxView, st.booleans(), maybe(heights), refusals))
 problems = st.sampled_from([None, None, ("Reason", "Words.")])
@@ -163,9 +167,24 @@ workloads = maybe(
 money = maybe(
     st.builds(lease.MoneyView, amounts, amounts, maybe(heights), st.booleans(), st.just("withdraw/k"), maybe(heights))
 )
-views = maybe(
-    st.builds(lease.HostedView, st.just("n"), st.just("u"), st.just(1), st.just({}), maybe(heights), maybe(now_ns))
+statuses = st.sampled_from(
+    [{}, {"conditions": [{"type": "DeviceHealthy"}, {"type": "Reclaiming"}]}, {"conditions": [{"type": "Reclaiming"}]}]
 )
+views = maybe(
+    st.builds(lease.HostedView, st.just("n"), st.just("u"), st.just(1), statuses, maybe(heights), maybe(now_ns))
+)
+troubles = some(
+    st.builds(
+        DeviceTrouble,
+        st.sampled_from(["GPU-0", "GPU-1"]),
+        st.just("XID 79"),
+        texts,
+        amounts,
+        st.booleans(),
+        st.booleans(),
+    )
+)
+drains = maybe(st.builds(lease.DrainView, st.sampled_from([(), ("n1",), ("n1", "n2")]), maybe(heights)))
 HOSTED_PARTS: dict[str, st.SearchStrategy[Any]] = {
     "id": st.just(BIDS[0]),
     "now_ns": now_ns,
@@ -181,6 +200,10 @@ HOSTED_PARTS: dict[str, st.SearchStrategy[Any]] = {
     "objects_differ": st.booleans(),
     "money": money,
     "gpu_seconds": maybe(amounts),
+    "troubles": troubles,
+    "credit": maybe(st.builds(lease.CreditView, amounts, amounts)),
+    "drain": drains,
+    "orphan_seen_height": maybe(heights),
 }
 policies = st.builds(lease.Policy, st.sampled_from([0.0, 60.0, 300.0]), st.sampled_from([0.0, 3600.0]))
 
@@ -288,6 +311,27 @@ def check_tenant(observed: tenant.ObservedTenant) -> None:
         assert observed.close_tx is None or observed.close_tx.refusal is not None
 
 
+def gives_up_what_was_reclaimed(observed: lease.ObservedLease, known: m.Lease) -> bool:
+    return (
+        known.state is m.LeaseState.RECLAIMING
+        and observed.drain is not None
+        and bool(observed.drain.nodes)
+        and known.reclamation_deadline_s is not None
+        and observed.now_ns // NS_PER_S >= known.reclamation_deadline_s
+    )
+
+
+def gives_up_what_never_came(observed: lease.ObservedLease, known: m.Lease, policy: lease.Policy) -> bool:
+    assert observed.hosted is not None
+    assert observed.manifest_known
+    assert observed.manifest is None
+    assert observed.workload is not None
+    assert observed.workload.verdict is None
+    waited_s = (observed.height - known.created_at) * observed.block_time_ns / NS_PER_S
+    assert waited_s >= policy.manifest_timeout_s
+    return True
+
+
 def check_hosted(observed: lease.ObservedLease, policy: lease.Policy) -> None:
     plan = lease_plan.decide(observed, policy)
     sound(plan)
@@ -309,13 +353,27 @@ def check_hosted(observed: lease.ObservedLease, policy: lease.Policy) -> None:
         assert known is not None
         assert known.state in LIVE
         assert observed.hosted_known
-        assert observed.hosted is not None
-        assert observed.manifest_known
-        assert observed.manifest is None
+        gives_up_what_was_reclaimed(observed, known) or gives_up_what_never_came(observed, known, policy)
+    told = only(plan, lease.StartReclaim)
+    if told is not None:
+        assert known is not None
+        assert known.state is m.LeaseState.ACTIVE
+        assert known.reclamation_window_s is not None
+        assert observed.drain is not None
+        assert observed.drain.nodes
+        assert observed.drain.seen_height is not None
+        assert observed.height > observed.drain.seen_height
+    if only(plan, lease.StopPods) is not None:
+        assert observed.lease is not None
+        assert observed.lease.value is None
+        assert observed.orphan_seen_height is not None
+        assert observed.lease.height > observed.orphan_seen_height
         assert observed.workload is not None
-        assert observed.workload.verdict is None
-        waited_s = (observed.height - known.created_at) * observed.block_time_ns / NS_PER_S
-        assert waited_s >= policy.manifest_timeout_s
+        assert observed.workload.namespace_exists
+    if only(plan, lease.RecordCredit) is not None:
+        assert known is not None
+        assert known.state not in LIVE
+        assert observed.credit is not None
     if only(plan, lease.ReleaseCapacity) is not None:
         assert observed.lease is not None
         assert known is None or known.state not in LIVE

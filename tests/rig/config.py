@@ -103,7 +103,7 @@ class RigConfig:
     node_name: str = "rig-node"
     state_dir: Path = field(default_factory=default_state_dir)
     image_aliases: Sequence[str] = ()
-    driver_version: str = "570.86.15"
+    driver_version: str = "570.133.20"
     cuda_version: int = 12080
     kube_proxy: bool = True
     dcgm: bool = True

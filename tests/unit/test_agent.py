@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from gpulease.agent.model import DcgmDevice, Device, NvmlReading, Xid
 from gpulease.agent.serve import build_app
 from gpulease.agent.store import RecordStore
 from gpulease.errors import NodeUnreachable, StoreError
-from gpulease.meter.intervals import Allocation
+from gpulease.meter.intervals import Allocation, Span
 from gpulease.meter.records import GENESIS, UsageRecord, verify_chain
 
 pytestmark = pytest.mark.unit
@@ -315,3 +316,29 @@ async def test_http_face(clock: Clock, node: Node, store: RecordStore) -> None:
         await looks(agent, clock, 1)
         held = await (await client.get("/v1/allocations", headers=bearer)).json()
         assert (held["known"], held["problem"]) == (False, "the kubelet is away")
+
+
+def test_a_receipt_that_comes_while_records_are_written_loses_none(tmp_path: Path) -> None:
+    """Records are written by one thread and receipts taken by others; the chain's head is of both."""
+    store = RecordStore(tmp_path)
+    span = Span(A, 0, 0, 1)
+    failures: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            for _ in range(150):
+                store.append([(span, {"v": 1})], boot_id="b")
+        except BaseException as error:
+            failures.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while writer.is_alive():
+        store.take(store.head.seq)
+    writer.join()
+    store.take(150)
+    assert failures == []
+    assert (store.head.seq, store.head.taken) == (150, 150)
+    assert [seq for seq, _ in store.read(0, 1000)] == list(range(1, 151))
+    store.close()
+    assert RecordStore(tmp_path).head.seq == 150

@@ -32,6 +32,7 @@ from gpulease.runtime.chains import ChainSession
 from gpulease.runtime.lease_figures import LeaseFigures, TenantFigures
 from gpulease.runtime.metrics import OperatorCollector
 from gpulease.runtime.provider import ProviderSite
+from gpulease.runtime.screening import NothingKnown
 from gpulease.runtime.specs import ObjectName, parse_provider
 from gpulease.runtime.stock import Reservations, Stock
 from gpulease.runtime.work import BidKey
@@ -126,7 +127,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     cluster, clock, journal = CountingCluster(), Clock(), Journal(":memory:")
     operator = Operator(OperatorSettings(), cluster, journal, clock, kubeconfig=None)  # type: ignore[arg-type]
     session = operator.hub.session(spec.chain)
-    stock = Stock(cluster, Reservations(journal, KEY.address), selector={}, keep=Amounts())  # type: ignore[arg-type]
+    stock = Stock(cluster, Reservations(journal, KEY.address), spec=spec, devices=NothingKnown())  # type: ignore[arg-type]
     site = ProviderSite(spec, KEY, session, parse_table(spec.pricing), stock)
     operator.providers.by_name[spec.name] = site
     session.account(KEY)

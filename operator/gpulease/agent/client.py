@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 
 from gpulease.errors import AgentUnreachable, BadInput
+from gpulease.inventory.facts import NodeFacts, node_facts
 from gpulease.meter.records import GENESIS, UsageRecord, verify_chain
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
@@ -70,6 +71,13 @@ class AgentClient:
     async def devices(self) -> list[dict[str, Any]]:
         """The node's devices; ``AgentUnreachable`` also when NVML did not answer the agent."""
         return await self._known("/v1/devices", "devices")
+
+    async def node_devices(self) -> NodeFacts:
+        """The same as facts of the node; ``AgentUnreachable`` also when NVML did not answer the agent."""
+        answer = await self._get("/v1/devices")
+        if answer.get("known") is not True:
+            raise AgentUnreachable(f"the agent {self._url} does not know its devices: {answer.get('problem')}")
+        return node_facts(answer)
 
     async def _known(self, path: str, field: str) -> list[dict[str, Any]]:
         answer = await self._get(path)

@@ -5,6 +5,7 @@ The cursor is what the agent later gets as a receipt, so a crash between pulling
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ from typing import Any, Protocol
 
 from gpulease.agent.client import Cursor, RecordPage
 from gpulease.errors import BadInput
+from gpulease.inventory.facts import NodeFacts
 from gpulease.meter.merkle import parse_memo, settlement_memo
+from gpulease.meter.records import UsageRecord
 from gpulease.meter.usage import Usage, by_namespace
 
 _CURSOR, _TOTAL, _KEYS, _SETTLED = "usage-cursor", "usage-total", "usage-keys", "usage-settled"
+_MOST_LATEST = 4096
 MAX_SETTLED = 100_000
 """Records one settlement commits to at most; the next one takes up the rest."""
 
@@ -48,9 +52,17 @@ class UsageStore(Protocol):
 
     def read(self, name: str, *, after: int = 0, limit: int = 1000) -> Sequence[StreamEntry]: ...
 
+    def list_open(self, kind: str, *, owner: str | None = None) -> list[tuple[str, dict[str, Any]]]: ...
+
 
 class RecordSource(Protocol):
     async def records(self, cursor: Cursor, *, limit: int = 1000) -> RecordPage: ...
+
+
+class AgentSource(RecordSource, Protocol):
+    """One node's agent; errors as in :class:`gpulease.agent.client.AgentClient`."""
+
+    async def node_devices(self) -> NodeFacts: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +110,9 @@ class UsageCollector:
 
     def __init__(self, store: UsageStore) -> None:
         self._store = store
+        self._latest: dict[str, deque[UsageRecord]] = {}
+        """By node, what was taken last: a fault is learnt of moments after the records that hold it."""
+        self._running: dict[str, frozenset[str]] | None = None
 
     def cursor(self, node: str) -> Cursor:
         body = self._store.get(_CURSOR, node)
@@ -140,6 +155,53 @@ class UsageCollector:
         """Start a new chain for a node whose agent lost its store; what was taken stays in the books."""
         self._store.delete(_CURSOR, node)
 
+    def running(self) -> dict[str, frozenset[str]]:
+        """Devices that are held now, by lease namespace; shares of a device count as the device."""
+        if self._running is None:
+            self._running = {}
+            for namespace, body in self._store.list_open(_TOTAL):
+                self._note(namespace, Usage.from_json(body))
+        return self._running
+
+    def _note(self, namespace: str, usage: Usage) -> None:
+        if self._running is None:
+            return
+        held = frozenset(device.partition("::")[0] for _, _, device in usage.running)
+        if held:
+            self._running[namespace] = held
+        else:
+            self._running.pop(namespace, None)
+
+    def stop_meter(self, node: str, uuids: Iterable[str], *, at_ms: int) -> set[str]:
+        """Nothing is billed for these devices from ``at_ms`` on; the namespaces that hold them."""
+        touched: set[str] = set()
+        for uuid in sorted(uuids):
+            for namespace in [n for n, held in self.running().items() if uuid in held]:
+                usage = self.usage(namespace)
+                if usage is None:
+                    continue
+                taken = [r for r in self._latest.get(node, ()) if r.namespace == namespace]
+                stopped = usage.with_fault(uuid, at_ms=at_ms, taken=taken)
+                if stopped is not usage:
+                    self._put(namespace, stopped)
+                    touched.add(namespace)
+        return touched
+
+    def start_meter(self, uuids: Iterable[str], *, at_ms: int) -> set[str]:
+        """The devices are well again; the namespaces whose meters go on."""
+        touched: set[str] = set()
+        for uuid in sorted(uuids):
+            for namespace, _ in self._store.list_open(_TOTAL):
+                usage = self.usage(namespace)
+                if usage is not None and any(f.device == uuid and f.to_ms is None for f in usage.faults):
+                    self._put(namespace, usage.without_fault(uuid, at_ms=at_ms))
+                    touched.add(namespace)
+        return touched
+
+    def _put(self, namespace: str, usage: Usage) -> None:
+        self._store.put(_TOTAL, namespace, usage.to_json(), is_open=bool(usage.running))
+        self._note(namespace, usage)
+
     async def collect(self, node: str, source: RecordSource, *, most_pages: int = 20) -> Collected:
         """Pull what is new. ``AgentUnreachable`` or ``BadInput`` take in nothing of the page they concern."""
         new = lost = 0
@@ -164,11 +226,12 @@ class UsageCollector:
             self._store.append(node_stream(node), [(raw["hash"], raw) for raw in page.raw])
             self._number(node, page.raw)
             for name, usage in by_namespace(page.records, known).items():
-                self._store.put(_TOTAL, name, usage.to_json(), is_open=bool(usage.running))
+                self._put(name, usage)
             cursor = {"seq": page.cursor.seq, "hash": page.cursor.hash, "public_key": page.cursor.public_key}
             self._store.put(_CURSOR, node, cursor)
             if page.cursor.public_key not in (known_keys := self.keys(node)):
                 self._store.put(_KEYS, node, {"keys": [*known_keys, page.cursor.public_key]})
+        self._latest.setdefault(node, deque(maxlen=_MOST_LATEST)).extend(page.records)
         return namespaces
 
     def _number(self, node: str, records: Iterable[dict[str, Any]]) -> None:

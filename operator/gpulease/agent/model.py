@@ -25,6 +25,10 @@ class Device:
     ecc_uncorrected: int | None = None
     recovery_action: int | None = None
     """NVML field 230: 0 none, 1 reset, 2 reboot, 3 drain, 4 drain and reset, …"""
+    row_remap_failed: bool | None = None
+    mig_enabled: bool = False
+    mig: tuple[str, ...] = ()
+    """UUIDs of its MIG instances."""
     problem: str | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -108,6 +108,7 @@ def _read_device(lib: Any, handle: Any, index: int) -> Device:
         return int(info.total), int(info.used)
 
     total, used = optional(memory) or (None, None)
+    mig = bool(optional(lambda: lib.nvmlDeviceGetMigMode(handle)[0]))
     return Device(
         uuid=str(lib.nvmlDeviceGetUUID(handle)),
         index=index,
@@ -124,7 +125,22 @@ def _read_device(lib: Any, handle: Any, index: int) -> Device:
             )
         ),
         recovery_action=optional(lambda: _recovery_action(lib, handle)),
+        row_remap_failed=optional(lambda: bool(lib.nvmlDeviceGetRemappedRows(handle)[3])),
+        mig_enabled=mig,
+        mig=_instances(lib, handle) if mig else (),
     )
+
+
+def _instances(lib: Any, handle: Any) -> tuple[str, ...]:
+    """UUIDs of a GPU's MIG instances; slots without one are passed over."""
+    found = []
+    for index in range(int(lib.nvmlDeviceGetMaxMigDeviceCount(handle))):
+        try:
+            found.append(str(lib.nvmlDeviceGetUUID(lib.nvmlDeviceGetMigDeviceHandleByIndex(handle, index))))
+        except lib.NVMLError as error:
+            if isinstance(error, lib.NVMLError_GpuIsLost):
+                raise
+    return tuple(found)
 
 
 def _recovery_action(lib: Any, handle: Any) -> int | None:

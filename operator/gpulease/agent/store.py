@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,7 +60,7 @@ class RecordStore:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)
-            self._head = self._load_head()
+            self._head = self._saving = self._load_head()
         except (sqlite3.Error, OSError) as error:
             raise StoreError(
                 f"the agent's directory {directory} cannot be used: {error}; check disk and rights"
@@ -81,15 +81,14 @@ class RecordStore:
 
     def append(self, spans: Iterable[tuple[Span, Mapping[str, Any]]], *, boot_id: str) -> None:
         """Seal and write records with the spans they come from: all of them durable, or none."""
-        head = self._head
         with self._transaction() as db:
+            head = self._head
             for span, body in spans:
                 record = seal(body, seq=head.seq + 1, prev=head.hash, sign=self._key.sign)
                 head = Head(record["seq"], record["hash"], max(head.to_ms, span.to_ms), head.taken)
                 db.execute("INSERT INTO records VALUES (?, ?)", (head.seq, canonical(record).decode()))
                 self._remember(db, span, boot_id)
             self._save_head(db, head)
-        self._head = head
 
     def running(self) -> list[tuple[str, Span]]:
         """Intervals left open, as (boot id, last span)."""
@@ -117,27 +116,27 @@ class RecordStore:
 
     def take(self, seq: int) -> None:
         """The operator holds everything up to ``seq``: what is older than the retention may go."""
-        seq = min(seq, self._head.seq)
         if seq <= self._head.taken:
             return
-        head = Head(self._head.seq, self._head.hash, self._head.to_ms, seq)
         with self._transaction() as db:
-            self._save_head(db, head)
+            # Read in here: a record written meanwhile must not be forgotten by the head.
+            seq = min(seq, self._head.seq)
+            self._save_head(db, replace(self._head, taken=max(seq, self._head.taken)))
             last = seq - self._keep_taken
             if last > 0:
                 db.execute(
                     "DELETE FROM records WHERE seq IN (SELECT seq FROM records WHERE seq <= ? ORDER BY seq LIMIT ?)",
                     (last, max(_PRUNE_STEP, 1)),
                 )
-        self._head = head
 
     def _load_head(self) -> Head:
         row = self._db.execute("SELECT seq, hash, to_ms, taken FROM head").fetchone()
         return Head(*row) if row is not None else Head()
 
-    @staticmethod
-    def _save_head(db: sqlite3.Connection, head: Head) -> None:
+    def _save_head(self, db: sqlite3.Connection, head: Head) -> None:
+        """In the transaction; what the head is in memory follows when that is durable."""
         db.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?, ?, ?)", (head.seq, head.hash, head.to_ms, head.taken))
+        self._saving = head
 
     @staticmethod
     def _remember(db: sqlite3.Connection, span: Span, boot_id: str) -> None:
@@ -155,6 +154,7 @@ class RecordStore:
             try:
                 yield self._db
                 self._db.execute("COMMIT")
+                self._head = self._saving
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")

@@ -178,6 +178,8 @@ def lease(raw: Any) -> m.Lease:
         closed_on=int(entry.closed_on),
         reason="" if entry.reason == 0 else _enum_name(types_pb2.LeaseClosedReason, entry.reason),
         payment=escrow_payment(raw.escrow_payment) if raw.HasField("escrow_payment") else None,
+        reclamation_window_s=int(entry.reclamation.window.seconds) if entry.HasField("reclamation") else None,
+        reclamation_deadline_s=int(entry.reclamation.deadline) or None if entry.HasField("reclamation") else None,
     )
 
 
@@ -275,12 +277,20 @@ def close_deployment(id_: DeploymentId) -> Message:
     return deploymentmsg_pb2.MsgCloseDeployment(id=pb_deployment_id(id_))
 
 
-def create_bid(id_: LeaseId, *, price: DecCoin, deposit: Coin) -> Message:
-    return bidmsg_pb2.MsgCreateBid(
+def create_bid(id_: LeaseId, *, price: DecCoin, deposit: Coin, reclamation_window_s: int | None = None) -> Message:
+    """``reclamation_window_s``: the notice that is promised before the lease is taken back; None promises nothing."""
+    message = bidmsg_pb2.MsgCreateBid(
         id=pb_bid_id(id_),
         price=coin_pb2.DecCoin(denom=price.denom, amount=str(price.amount.raw)),
         deposit=_deposit(deposit),
     )
+    if reclamation_window_s is not None:
+        message.reclamation_window.seconds = reclamation_window_s
+    return message
+
+
+def start_reclaim(id_: LeaseId, *, reason: int) -> Message:
+    return leasemsg_pb2.MsgLeaseStartReclaim(id=pb_lease_id(id_), reason=reason)  # type: ignore[arg-type]
 
 
 def close_bid(id_: LeaseId, *, reason: int) -> Message:

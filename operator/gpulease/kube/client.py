@@ -249,6 +249,18 @@ class Cluster:
         what = f"running a command in {namespace}/{pod}"
         return ExecStream(await self._transport.websocket(path, query=query, protocols=PROTOCOLS, what=what), what)
 
+    async def serves(self, api_version: str, kind: str) -> bool:
+        """Whether the cluster has such a kind; a yes is remembered, a no is asked again."""
+        if (api_version, kind) in self._discovered:
+            return True
+        try:
+            await self._resource(api_version, kind)
+        except KubeError as error:
+            if error.status != 404:
+                raise
+            return False
+        return True
+
     async def version(self) -> Json:
         """``/version``: ``gitVersion``, ``platform`` and so on."""
         return (await self._transport.call("GET", "/version", what="reading the API server's version")).json()

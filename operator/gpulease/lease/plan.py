@@ -8,6 +8,7 @@ apart, loses its namespace. Anything unknown changes nothing.
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from gpulease.lease.states import (
@@ -21,17 +22,29 @@ from gpulease.lease.states import (
     ObservedLease,
     Plan,
     Policy,
+    RecordCredit,
     ReleaseCapacity,
     RememberClosed,
+    RememberDrain,
+    RememberOrphan,
+    StartReclaim,
+    StopPods,
     Withdraw,
 )
 from gpulease.market.model import Lease, LeaseState
 from gpulease.planning import NS_PER_S, Condition
 
+REASON_DECOMMISSION = 10001
+"""akash.market.v1 LeaseClosedReason: the provider takes the hardware out of service."""
 REASON_MANIFEST_TIMEOUT = 10003
 """akash.market.v1 LeaseClosedReason: manifest timeout."""
 
 _RETRY_S = 5.0
+_ORPHAN_AGAIN_S = 300.0
+_DEVICES, _RECLAIM = "DeviceHealthy", "Reclaiming"
+_MOST_NAMED = 5
+_LAST_UNIX_S = 253_402_300_799
+"""The end of the year 9999, beyond which a date cannot be written."""
 _LIVE = (LeaseState.ACTIVE, LeaseState.RECLAIMING)
 
 
@@ -43,7 +56,8 @@ def decide(seen: ObservedLease, policy: Policy) -> Plan:
     if lease is None:
         return _never_existed(seen)
     if lease.state in _LIVE:
-        return replace(_live(seen, policy, lease), figures=_figures(seen))
+        plan = _with_drain(_with_troubles(_live(seen, policy, lease), seen), seen, lease)
+        return replace(plan, figures=_figures(seen))
     return _closed(seen, policy, lease, seen.lease.height)
 
 
@@ -51,6 +65,9 @@ def _figures(seen: ObservedLease) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     if seen.gpu_seconds is not None:
         figures["gpuSeconds"] = seen.gpu_seconds
+    if seen.credit is not None and seen.credit.seconds:
+        figures["creditedSeconds"] = seen.credit.seconds
+        figures["creditUact"] = seen.credit.uact
     if seen.money is not None:
         figures["withdrawnUact"] = seen.money.withdrawn_uact
         figures["owedUact"] = seen.money.owed_uact
@@ -61,7 +78,7 @@ def _figures(seen: ObservedLease) -> dict[str, Any]:
 
 def _never_existed(seen: ObservedLease) -> Plan:
     if seen.hosted is None:
-        return Plan(actions=(ReleaseCapacity(),))
+        return _orphan(seen)
     condition = Condition.unknown(
         "Ready",
         "LeaseNotOnChain",
@@ -69,6 +86,102 @@ def _never_existed(seen: ObservedLease) -> Plan:
         "Check that the chain endpoints belong to the chain this lease was won on.",
     )
     return Plan(conditions=(condition,), requeue_after_s=60.0)
+
+
+def _orphan(seen: ObservedLease) -> Plan:
+    """A namespace of ours whose lease the chain does not know: reported, and stopped after a second such answer.
+
+    It is not deleted: whoever restores a chain node from an old copy must not lose what tenants keep.
+    """
+    height = seen.lease.height if seen.lease is not None else seen.height
+    if seen.workload is None or not seen.workload.namespace_exists or seen.workload.namespace_terminating:
+        return Plan((ReleaseCapacity(),))
+    block_s = seen.block_time_ns / NS_PER_S
+    if seen.orphan_seen_height is None:
+        return Plan((RememberOrphan(height),), requeue_after_s=block_s)
+    if height <= seen.orphan_seen_height:
+        return Plan(requeue_after_s=block_s)
+    return Plan((StopPods(),), requeue_after_s=_ORPHAN_AGAIN_S)
+
+
+def _told(seen: ObservedLease, type_: str) -> bool:
+    """Whether the object already carries a condition of this type, which then has to be kept true."""
+    conditions = (seen.hosted.status.get("conditions") or ()) if seen.hosted is not None else ()
+    return any(isinstance(c, dict) and c.get("type") == type_ for c in conditions)
+
+
+def _with_troubles(plan: Plan, seen: ObservedLease) -> Plan:
+    """What the lease's devices have, told on the lease: whose doing it is decides who pays for the time."""
+    if not seen.troubles:
+        if not _told(seen, _DEVICES):
+            return plan
+        well = Condition.true(_DEVICES, "Healthy", "No trouble with the lease's devices is known.")
+        return replace(plan, conditions=(*plan.conditions, well))
+    worst = min(seen.troubles, key=lambda t: (not t.stops_meter, t.tenant, t.uuid))
+    words = f"{worst.sign} on {worst.uuid}: {worst.words}."
+    if worst.tenant:
+        told = Condition.true(_DEVICES, "ApplicationFault", f"{words} The device is well and the lease goes on.")
+        return replace(plan, conditions=(*plan.conditions, told))
+    if not worst.stops_meter:
+        told = Condition.false(_DEVICES, "DeviceWatched", f"{words} The lease goes on; the device is not sold again.")
+        return replace(plan, conditions=(*plan.conditions, told))
+    told = Condition.false(_DEVICES, "DeviceFaulty", f"{words} The time since the fault is not billed but credited.")
+    others = tuple(c for c in plan.conditions if c.type != "Ready")
+    ready = Condition.false("Ready", "DeviceFaulty", told.message)
+    state = HostedState.DEGRADED if plan.state is HostedState.RUNNING else plan.state
+    return replace(plan, state=state, conditions=(ready, *others, told))
+
+
+def _with_drain(plan: Plan, seen: ObservedLease, lease: Lease) -> Plan:
+    """A cordoned node: notice on chain, the promised window, then the close. Seen twice before anything is said."""
+    drain = seen.drain
+    if lease.state is LeaseState.RECLAIMING:
+        return _reclaiming(plan, seen, lease)
+    if drain is None or not drain.nodes:
+        if not _told(seen, _RECLAIM):
+            return plan
+        over = Condition.false(_RECLAIM, "NotDrained", "No node of the lease is being drained.")
+        return replace(plan, conditions=(*plan.conditions, over), facts={**plan.facts, "drainSeenHeight": 0})
+    named = ", ".join(drain.nodes[:_MOST_NAMED])
+    block_s = seen.block_time_ns / NS_PER_S
+    if lease.reclamation_window_s is None:
+        words = (
+            f"Node {named} is cordoned. This lease was made without a reclamation window, so it goes on until its "
+            "tenant closes it."
+        )
+        condition = Condition.false(_RECLAIM, "NoWindow", words)
+        return replace(plan, conditions=(*plan.conditions, condition))
+    if not drain.seen_height:
+        return replace(plan, actions=(*plan.actions, RememberDrain(seen.height)), requeue_after_s=block_s)
+    if seen.height <= drain.seen_height:
+        return replace(plan, requeue_after_s=block_s)
+    words = f"Node {named} is being drained: the lease ends {lease.reclamation_window_s} s after notice on chain."
+    notice = Condition.true(_RECLAIM, "NoticeGiven", words)
+    start = StartReclaim(REASON_DECOMMISSION, f"reclaim/{seen.id}")
+    actions, conditions = (*plan.actions, start), (*plan.conditions, notice)
+    return replace(plan, actions=actions, conditions=conditions, requeue_after_s=max(block_s, 1.0))
+
+
+def _reclaiming(plan: Plan, seen: ObservedLease, lease: Lease) -> Plan:
+    words = "The provider takes the lease's hardware out of service"
+    if seen.drain is not None and not seen.drain.nodes:
+        kept = Condition.true(_RECLAIM, "Kept", f"{words} no more: the lease goes on although notice was given.")
+        return replace(plan, conditions=(*plan.conditions, kept))
+    until = "" if lease.reclamation_deadline_s is None else f" before {_utc(lease.reclamation_deadline_s)}"
+    running = Condition.true(_RECLAIM, "WindowRunning", f"{words}: move on{until}.")
+    plan = replace(plan, conditions=(*plan.conditions, running))
+    if seen.drain is None or lease.reclamation_deadline_s is None:
+        return plan
+    left_s = lease.reclamation_deadline_s - seen.now_ns / NS_PER_S
+    if left_s <= 0 and not any(isinstance(action, CloseBid) for action in plan.actions):
+        close = CloseBid(REASON_DECOMMISSION, f"close-bid/reclaimed/{seen.id}")
+        plan = replace(plan, actions=(*plan.actions, close))
+    again_s = max(left_s, 1.0)
+    return replace(plan, requeue_after_s=min(again_s, plan.requeue_after_s or again_s))
+
+
+def _utc(unix_s: int) -> str:
+    return datetime.fromtimestamp(min(max(unix_s, 0), _LAST_UNIX_S), tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _live(seen: ObservedLease, policy: Policy, lease: Lease) -> Plan:
@@ -206,4 +319,7 @@ def _closed(seen: ObservedLease, policy: Policy, lease: Lease, height: int) -> P
     )
     # The books of a closed lease stand still: its last figures are facts.
     facts |= _figures(seen) | {"owedUact": 0}
-    return Plan((ReleaseCapacity(),), HostedState.CLOSED, conditions, facts, policy.retention_s)
+    last: tuple[Action, ...] = (ReleaseCapacity(),)
+    if seen.credit is not None and seen.credit.uact:
+        last = (RecordCredit(seen.credit.uact, f"credit/{seen.id}"), *last)
+    return Plan(last, HostedState.CLOSED, conditions, facts, policy.retention_s)

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any
 
 from gpulease.ids import LeaseId
+from gpulease.inventory.health import DeviceTrouble
 from gpulease.market.model import Deployment, Lease
 from gpulease.planning import Condition, Seen
 
@@ -72,6 +73,22 @@ class MoneyView:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainView:
+    """Nodes of the lease that the admin has cordoned; ``seen_height`` is when that was first seen."""
+
+    nodes: tuple[str, ...] = ()
+    seen_height: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreditView:
+    """GPU time held on faulty devices, and what it cost the tenant in ``uact``."""
+
+    seconds: int
+    uact: int
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     manifest_timeout_s: float = 300.0
     retention_s: float = 3600.0
@@ -95,6 +112,11 @@ class ObservedLease:
     objects_differ: bool
     money: MoneyView | None = None
     gpu_seconds: int | None = None
+    troubles: tuple[DeviceTrouble, ...] = ()
+    credit: CreditView | None = None
+    drain: DrainView | None = None
+    orphan_seen_height: int | None = None
+    """Height of the chain's first answer that it knows no such lease, while a namespace of it is here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +144,41 @@ class CloseBid:
 
     reason: int
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class RememberDrain:
+    """Note that a node of the lease was seen cordoned, so that the second look may act."""
+
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartReclaim:
+    """Tell the tenant on chain that the lease ends after its reclamation window, with the chain's reason code."""
+
+    reason: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordCredit:
+    """Write what the tenant is owed into the ledger, once; ``key`` makes it so."""
+
+    uact: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class RememberOrphan:
+    """Note the first answer that no such lease exists, so that the second one may stop pods."""
+
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopPods:
+    """Stop what runs in a namespace without a lease; nothing in it is deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +210,11 @@ Action = (
     | ApplyWorkload
     | Withdraw
     | CloseBid
+    | RememberDrain
+    | StartReclaim
+    | RecordCredit
+    | RememberOrphan
+    | StopPods
     | RememberClosed
     | DeleteNamespace
     | ReleaseCapacity

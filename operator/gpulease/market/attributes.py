@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from gpulease.market.model import Attribute, GroupSpec, PlacementRequirements
+from gpulease.market.model import Attribute, GroupSpec, PlacementRequirements, Storage
 
 MAX_VOLUMES_PER_UNIT = 4
 
@@ -47,3 +47,18 @@ def auditors_ok(requirements: PlacementRequirements, audited: Mapping[str, tuple
 
 def too_many_volumes(spec: GroupSpec) -> bool:
     return any(len(unit.resources.storage) > MAX_VOLUMES_PER_UNIT for unit in spec.resources)
+
+
+def persistent_class(volume: Storage) -> str | None:
+    """The class of a persistent volume (``""`` for the provider's choice), None for one that ends with its pod."""
+    attributes = {a.key: a.value for a in volume.attributes}
+    return attributes.get("class", "") if attributes.get("persistent") == "true" else None
+
+
+def storage_attributes(classes: Iterable[str]) -> tuple[Attribute, ...]:
+    """How a provider publishes its classes of persistent storage (``capabilities/storage/N/…``)."""
+    found: list[Attribute] = []
+    for number, name in enumerate(sorted(set(classes)), start=1):
+        base = f"capabilities/storage/{number}"
+        found += [Attribute(f"{base}/class", name), Attribute(f"{base}/persistent", "true")]
+    return tuple(found)

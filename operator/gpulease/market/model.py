@@ -175,6 +175,9 @@ class Lease:
     closed_on: int = 0
     reason: str = ""
     payment: EscrowPayment | None = None
+    reclamation_window_s: int | None = None
+    reclamation_deadline_s: int | None = None
+    """Unix time until which a lease that is being reclaimed may not be closed by its provider."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,27 @@ MAX_NAMED = 64
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """Time of one device that is not billed, on its agent's timeline; ``to_ms`` None while it lasts."""
+
+    device: str
+    from_ms: int
+    to_ms: int | None = None
+
+    def overlap_ms(self, record: UsageRecord) -> int:
+        """Of a record's held time; its unseen time was never counted."""
+        if record.device_uuid != self.device:
+            return 0
+        end_ms = record.to_ms if self.to_ms is None else min(record.to_ms, self.to_ms)
+        return min(max(end_ms - max(record.from_ms, self.from_ms), 0), record.gpu_ms)
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Sums over the records of one namespace. ``energy_mj`` leaves out what was not measured.
 
-    ``devices`` are all that were ever held, ``running`` those held now, as far as records tell.
+    ``devices`` are all that were ever held, ``running`` those held now, as far as records tell. ``credit_ms`` is the
+    part of ``gpu_ms`` that was spent on a faulty device, and is not billed.
     """
 
     gpu_ms: int = 0
@@ -35,10 +52,17 @@ class Usage:
     records: int = 0
     first_ms: int | None = None
     last_ms: int | None = None
+    credit_ms: int = 0
+    faults: tuple[Fault, ...] = ()
 
     @property
     def gpu_seconds(self) -> int:
-        return self.gpu_ms // 1000
+        """Billed time: the meter stands still while a device is faulty."""
+        return (self.gpu_ms - self.credit_ms) // 1000
+
+    @property
+    def credited_seconds(self) -> int:
+        return self.credit_ms // 1000
 
     @property
     def util_permille_avg(self) -> int | None:
@@ -50,9 +74,10 @@ class Usage:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Usage:
-        """What :meth:`to_json` made."""
+        """What :meth:`to_json` made, also by an older version."""
         running = frozenset((str(p), str(c), str(d)) for p, c, d in raw["running"])
-        lists = {"devices": tuple(raw["devices"]), "xids": tuple(raw["xids"]), "running": running}
+        faults = tuple(Fault(**one) for one in raw.get("faults", ()))
+        lists = {"devices": tuple(raw["devices"]), "xids": tuple(raw["xids"]), "running": running, "faults": faults}
         return cls(**{**raw, **lists})
 
     def plus(self, record: UsageRecord) -> Usage:
@@ -75,10 +100,29 @@ class Usage:
             devices=_with(self.devices, [device]),
             running=self.running | {holder} if record.open else self.running - {holder},
             xids=_with(self.xids, [int(code) for code in evidence.get("xids") or ()]),
+            credit_ms=self.credit_ms + sum(fault.overlap_ms(record) for fault in self.faults),
             records=self.records + 1,
             first_ms=record.from_ms if self.first_ms is None else min(self.first_ms, record.from_ms),
             last_ms=record.to_ms if self.last_ms is None else max(self.last_ms, record.to_ms),
         )
+
+    def with_fault(self, device: str, *, at_ms: int, taken: Iterable[UsageRecord] = ()) -> Usage:
+        """The device is faulty since ``at_ms``; ``taken`` are records already added, newest enough to reach it."""
+        if any(f.device == device and f.to_ms is None for f in self.faults) or len(self.faults) >= MAX_NAMED:
+            return self
+        # A fault before the end of the last one is the same time again.
+        ends = [f.to_ms for f in self.faults if f.device == device and f.to_ms is not None]
+        fault = Fault(device, max([at_ms, *ends]))
+        more_ms = sum(fault.overlap_ms(record) for record in taken)
+        return replace(self, faults=(*self.faults, fault), credit_ms=self.credit_ms + more_ms)
+
+    def without_fault(self, device: str, *, at_ms: int) -> Usage:
+        """The device is well again; time from ``at_ms`` on counts. What was credited before stays credited."""
+        ended = tuple(
+            replace(f, to_ms=max(at_ms, f.from_ms)) if f.device == device and f.to_ms is None else f
+            for f in self.faults
+        )
+        return replace(self, faults=ended)
 
 
 def _with(known: tuple[T, ...], new: Iterable[T]) -> tuple[T, ...]:

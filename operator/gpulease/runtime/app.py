@@ -17,6 +17,7 @@ from gpulease.runtime import resync
 from gpulease.runtime.chains import ChainHub, ChainSession
 from gpulease.runtime.clock import Clock
 from gpulease.runtime.events import keys_of
+from gpulease.runtime.health import DeviceHealth
 from gpulease.runtime.hosted import HostedLeases
 from gpulease.runtime.market import Market
 from gpulease.runtime.metrics import MetricsServer
@@ -65,7 +66,8 @@ class Operator:
         self._devices: dict[str, frozenset[str]] = {}
         self.usage = UsageCollector(journal)
         self.hub = ChainHub(self._session)
-        self.providers = Providers(cluster, self.hub, journal, clock, look_s=self._outside.pace.provider_s)
+        self.health = DeviceHealth(journal, self.usage)
+        self.providers = Providers(cluster, self.hub, journal, clock, self.health, look_s=self._outside.pace.provider_s)
         self.market = Market(self.providers)
         self.hosted = HostedLeases(
             cluster,
@@ -73,6 +75,7 @@ class Operator:
             journal,
             self.usage,
             clock,
+            health=self.health,
             namespace=settings.namespace,
             retention_s=settings.closed_lease_retention_s,
         )
@@ -84,6 +87,9 @@ class Operator:
             connect=self._outside.agent,
             poll_s=settings.agent_poll_interval_s,
             on_change=self._usage_changed,
+            health=self.health,
+            on_trouble=self._device_trouble,
+            on_devices=self._devices_changed,
         )
         # Bids have a queue of their own: an order is lost within blocks, everything else can wait for its turn.
         self.queues: Mapping[str, WorkQueue[WorkKey]] = {
@@ -223,6 +229,15 @@ class Operator:
         if self._devices.get(namespace) != devices:
             self._devices[namespace] = devices
             self.enqueue(HostedKey(lease))
+
+    def _device_trouble(self, namespace: str) -> None:
+        lease = self.hosted.by_namespace.get(namespace)
+        if lease is not None:
+            self.enqueue(HostedKey(lease))
+
+    def _devices_changed(self) -> None:
+        for name in self.providers.by_name:
+            self.enqueue(ProviderKey(name))
 
 
 def _token(settings: OperatorSettings) -> str | None:

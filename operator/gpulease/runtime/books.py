@@ -11,6 +11,7 @@ from gpulease.chain.events import Block, RawEvent
 from gpulease.errors import ChainError
 from gpulease.money.ledger import Ledger, LedgerEntry, Posting, Transfer, entries_of, opening
 from gpulease.store.journal import Journal
+from gpulease.units import UACT
 
 log = structlog.get_logger(__name__)
 
@@ -109,6 +110,12 @@ class Books:
         )
         if entries:
             self._post(entries)
+
+    def record_credit(self, key: str, *, owner: str, provider: str, uact: int) -> None:
+        """What a tenant is owed and the chain cannot carry (``uact`` cannot be sent): on accounts of our own, once."""
+        given = Posting(f"credit-given/{provider}", UACT, -uact)
+        owed = Posting(f"credit-owed/{owner}", UACT, uact)
+        self._post([LedgerEntry(key, 0, "credit for time on a faulty device", (given, owed))])
 
     def _post(self, entries: Iterable[LedgerEntry]) -> None:
         """On disk first: an entry that only memory had would be passed over when its block is read again."""

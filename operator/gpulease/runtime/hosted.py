@@ -25,6 +25,7 @@ from gpulease.planning import Seen
 from gpulease.runtime import hosted_view, views
 from gpulease.runtime import status as statuses
 from gpulease.runtime.clock import Clock
+from gpulease.runtime.health import DeviceHealth
 from gpulease.runtime.hosted_view import InCluster
 from gpulease.runtime.lease_figures import LeaseFigures
 from gpulease.runtime.provider import Providers, ProviderSite
@@ -33,11 +34,12 @@ from gpulease.runtime.work import HostedKey
 from gpulease.store.journal import Journal
 from gpulease.units import NS_PER_S
 from gpulease.workload.names import hosted_name, lease_namespace, manifest_secret
-from gpulease.workload.objects import Hosting
+from gpulease.workload.objects import MANAGED_BY, ROUTE_API, Hosting
 
 log = structlog.get_logger(__name__)
-_KIND = "hosted"
+_KIND, _ORPHAN = "hosted", "orphan"
 _WITHDRAWN = "withdrawn"
+_TOLD_TO_TENANTS = frozenset({"ApplicationFault", "DeviceFaulty", "DeviceWatched", "NoticeGiven", "WindowRunning"})
 _QUIET_START_S = 8.0
 """A lease that is on its way is not worth a status write until it has taken this long, or has trouble to tell of."""
 
@@ -69,11 +71,12 @@ class HostedLeases:
         usage: UsageCollector,
         clock: Clock,
         *,
+        health: DeviceHealth,
         namespace: str,
         retention_s: float,
     ) -> None:
         self._cluster, self._providers, self._journal = cluster, providers, journal
-        self._usage, self._clock = usage, clock
+        self._usage, self._clock, self._health = usage, clock, health
         self._namespace, self._retention_s = namespace, retention_s
         self._figures = statuses.Figures()
         self.states: dict[LeaseId, str] = {}
@@ -114,7 +117,7 @@ class HostedLeases:
                 lease_id,
                 operator_namespace=self._namespace,
                 hosting=hosting,
-                nodes=held.nodes_by_resource() if held is not None else {},
+                held=held,
             ),
         )
         self._note(lease_id.provider, str(lease_id), lease.value)
@@ -142,8 +145,16 @@ class HostedLeases:
             objects_differ=cluster.objects.differ,
             money=money,
             gpu_seconds=usage.gpu_seconds if usage is not None else None,
+            troubles=views.troubles(self._health, usage),
+            credit=views.credit(usage, lease.value, held, block_time_ns=session.tip.block_time_ns),
+            drain=views.drain((await site.stock.snapshot()).nodes, held, cluster.hosted),
+            orphan_seen_height=self._orphan_seen(str(lease_id)),
         )
         return _Round(key, site, seen, cluster, held, lease.value)
+
+    def _orphan_seen(self, lease_id: str) -> int | None:
+        body = self._journal.get(_ORPHAN, lease_id)
+        return None if body is None else int(body["height"])
 
     async def _hosting(self, site: ProviderSite) -> Hosting:
         snapshot = await site.stock.snapshot()
@@ -155,12 +166,21 @@ class HostedLeases:
             opened_ranges=spec.private_ranges_allowed,
             domain=spec.gateway_domain,
             public_host=spec.gateway_domain or urlsplit(spec.host_uri).hostname or "",
+            ingress_class=spec.ingress_class,
+            http_gateway=spec.http_gateway if await self._serves_routes(spec.http_gateway is not None) else None,
+            storage_classes=spec.storage_classes,
         )
+
+    async def _serves_routes(self, wanted: bool) -> bool:
+        """Whether the cluster has the Gateway API; asked only where an admin names a Gateway, and again after a no."""
+        return wanted and await self._cluster.serves(ROUTE_API, "HTTPRoute")
 
     def _note(self, provider: str, lease_id: str, lease: Lease | None) -> None:
         """The journal's list of live leases: what is looked at again after a restart."""
         live = lease is not None and lease.state in (LeaseState.ACTIVE, LeaseState.RECLAIMING)
         known = self._journal.get(_KIND, lease_id)
+        if lease is not None and self._orphan_seen(lease_id) is not None:
+            self._journal.delete(_ORPHAN, lease_id)
         if known is None and lease is None:
             return
         if known is None:
@@ -207,6 +227,18 @@ class HostedLeases:
                     self._close_bid(round_, reason, key)
                 case s.RememberClosed(height):
                     facts["closedSeenHeight"] = height
+                case s.RememberDrain(height):
+                    facts["drainSeenHeight"] = height
+                case s.StartReclaim(reason, key):
+                    self._start_reclaim(round_, reason, key)
+                case s.RecordCredit(uact, key):
+                    lease_id = round_.key.lease
+                    books = round_.site.session.books
+                    books.record_credit(key, owner=lease_id.owner, provider=lease_id.provider, uact=uact)
+                case s.RememberOrphan(height):
+                    self._journal.put(_ORPHAN, str(round_.key.lease), {"height": height}, is_open=False)
+                case s.StopPods():
+                    await self._stop_pods(round_)
                 case s.DeleteNamespace(uid):
                     await self._destroy(round_, uid)
                 case s.ReleaseCapacity():
@@ -239,6 +271,20 @@ class HostedLeases:
         ready = next((c for c in plan.conditions if c.type == "Ready"), None)
         if written is not None and ready is not None and plan.state is s.HostedState.DEGRADED:
             await self._cluster.event(body, ready.reason, ready.message, type_="Warning")
+        if written is not None:
+            await self._tell_tenant(round_, plan)
+
+    async def _tell_tenant(self, round_: _Round, plan: s.Plan) -> None:
+        """What only the provider knows goes into the lease's own namespace, whose events the gateway streams."""
+        if not round_.cluster.workload.namespace_exists or round_.cluster.group is None:
+            return
+        first = round_.cluster.group.services[0].name
+        meta = {"name": first, "namespace": round_.namespace}
+        for condition in plan.conditions:
+            if condition.reason in _TOLD_TO_TENANTS:
+                about = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta}
+                await self._cluster.event(about, condition.reason, condition.message, type_="Warning")
+                return
 
     def _too_early(self, round_: _Round, plan: s.Plan) -> bool:
         """Whether a passing state of a young lease can wait: its next state comes within moments."""
@@ -317,6 +363,26 @@ class HostedLeases:
             then=round_.key,
         )
 
+    def _start_reclaim(self, round_: _Round, reason: int, key: str) -> None:
+        log.warning("lease is reclaimed", lease=str(round_.key.lease), reason=reason)
+        round_.site.session.send(
+            round_.site.key,
+            key,
+            "start-reclaim",
+            codec.start_reclaim(round_.key.lease, reason=reason),
+            then=round_.key,
+        )
+
+    async def _stop_pods(self, round_: _Round) -> None:
+        """Of a namespace without a lease: its Deployments go to zero, everything else stays as it is."""
+        namespace = round_.namespace
+        round_.site.orphans.add(namespace)
+        label = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
+        for body in (await self._cluster.list("apps/v1", "Deployment", namespace=namespace, labels=label)).items:
+            if int(body["spec"].get("replicas", 1)):
+                log.error("namespace without a lease: pods stopped", namespace=namespace, name=body["metadata"]["name"])
+                await self._cluster.merge_patch(Ref.of(body), {"spec": {"replicas": 0}})
+
     async def _destroy(self, round_: _Round, uid: str) -> None:
         """The workload, then the manifest, which may hold the tenant's secrets."""
         log.info("workload removed", lease=str(round_.key.lease), namespace=round_.namespace)
@@ -328,6 +394,7 @@ class HostedLeases:
         await self._cluster.delete(Ref("v1", "Secret", manifest_secret(round_.namespace), self._namespace))
 
     def _release(self, round_: _Round) -> None:
+        round_.site.orphans.discard(round_.namespace)
         if round_.site.stock.reservations.release(str(round_.key.lease)):
             log.info("capacity released", lease=str(round_.key.lease))
 

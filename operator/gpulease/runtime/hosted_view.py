@@ -20,11 +20,13 @@ from gpulease.kube.apply import difference
 from gpulease.kube.client import Cluster
 from gpulease.kube.refs import Json, Ref
 from gpulease.lease.states import HostedView, ManifestView, WorkloadView
+from gpulease.market.attributes import persistent_class
+from gpulease.runtime.stock import Held
 from gpulease.units import NS_PER_S
 from gpulease.workload import isolation, manifest, status
 from gpulease.workload.model import ManifestGroup
 from gpulease.workload.names import hosted_name, lease_namespace, manifest_secret
-from gpulease.workload.objects import MANAGED_BY, Hosted, Hosting, build
+from gpulease.workload.objects import MANAGED_BY, ROUTE_API, Hosted, Hosting, build
 
 API = "gpulease.dev/v1alpha1"
 _OWNED = (
@@ -36,6 +38,8 @@ _OWNED = (
     ("v1", "LimitRange"),
     ("v1", "Secret"),
 )
+_NEVER_REMOVED = ("Namespace", "PersistentVolumeClaim")
+"""What a tenant keeps goes with the whole namespace only, never because a manifest names it no more."""
 _OUR_LABEL = "app.kubernetes.io/managed-by=gpulease"
 
 
@@ -64,9 +68,14 @@ class InCluster:
 
 
 async def read(
-    cluster: Cluster, lease: LeaseId, *, operator_namespace: str, hosting: Hosting, nodes: Mapping[int, tuple[str, ...]]
+    cluster: Cluster,
+    lease: LeaseId,
+    *,
+    operator_namespace: str,
+    hosting: Hosting,
+    held: Held | None,
 ) -> InCluster:
-    """``KubeUnreachable`` when any part of it cannot be known."""
+    """``KubeUnreachable`` when any part of it cannot be known. ``held`` is what the lease's bid reserved."""
     namespace = lease_namespace(lease)
     body, secret, space = await asyncio.gather(
         cluster.get(Ref(API, "HostedLease", hosted_name(lease), operator_namespace)),
@@ -79,16 +88,38 @@ async def read(
     if space is not None:
         listings = await asyncio.gather(
             cluster.list("v1", "Pod", namespace=namespace),
-            *(cluster.list(version, kind, namespace=namespace, labels=_OUR_LABEL) for version, kind in _OWNED),
+            *(
+                cluster.list(*kind, namespace=namespace, labels=_OUR_LABEL)
+                for kind in _owned_kinds(hosting, held, group)
+            ),
         )
         pods = listings[0].items
         owned = [item for listing in listings[1:] for item in listing.items]
     workload = _workload(space, [o for o in owned if o["kind"] == "Deployment"], pods)
     objects = Objects()
     if group is not None and view is not None and view.problem is None:
-        wanted = build(Hosted(lease, group, nodes), hosting)
+        wanted = build(_hosted(lease, group, held), hosting)
         objects = compare(wanted, [*([space] if space is not None else []), *owned])
     return InCluster(body, None if body is None else hosted_view(body), view, group, workload, objects)
+
+
+def _owned_kinds(hosting: Hosting, held: Held | None, group: ManifestGroup | None) -> list[tuple[str, str]]:
+    """Kinds that are rare are listed only where a lease may have them: each is a call at every look."""
+    kinds = list(_OWNED)
+    if hosting.http_gateway is not None:
+        kinds.append((ROUTE_API, "HTTPRoute"))
+    if held is not None and any(grant.device_class for grant in held.grants.values()):
+        kinds.append(("resource.k8s.io/v1", "ResourceClaimTemplate"))
+    volumes = (v for x in (group.services if group is not None else ()) for v in x.resources.storage)
+    if any(persistent_class(volume) is not None for volume in volumes):
+        kinds.append(("v1", "PersistentVolumeClaim"))
+    return kinds
+
+
+def _hosted(lease: LeaseId, group: ManifestGroup, held: Held | None) -> Hosted:
+    if held is None:
+        return Hosted(lease, group)
+    return Hosted(lease, group, held.nodes_by_resource(), held.grants, held.overcommit)
 
 
 def hosted_view(body: Json) -> HostedView:
@@ -129,7 +160,9 @@ def compare(wanted: Sequence[Json], live: Sequence[Json]) -> Objects:
     remove = tuple(
         body
         for body in live
-        if body["kind"] != "Namespace" and _name(body) not in names and "deletionTimestamp" not in body["metadata"]
+        if body["kind"] not in _NEVER_REMOVED
+        and _name(body) not in names
+        and "deletionTimestamp" not in body["metadata"]
     )
     return Objects(write, remove)
 

@@ -94,7 +94,12 @@ class Market:
         held.release(str(bid_id))
 
         def place_now() -> Placement | CannotPlace:
-            return place(order.spec, site.stock.free(snapshot), models_allowed=site.spec.gpu_models_allowed)
+            return place(
+                order.spec,
+                site.stock.free(snapshot),
+                models_allowed=site.spec.gpu_models_allowed,
+                overcommit=site.spec.overcommit,
+            )
 
         decision = bidding.decide_bid(
             order,
@@ -122,7 +127,9 @@ class Market:
             site.key,
             _bid_key(bid_id),
             "bid",
-            codec.create_bid(bid_id, price=decision.price, deposit=deposit),
+            codec.create_bid(
+                bid_id, price=decision.price, deposit=deposit, reclamation_window_s=site.spec.reclamation_window_s
+            ),
             priority=Priority.MARKET,
             then=BidKey(bid_id),
         )
@@ -208,4 +215,6 @@ def _terms(
         enabled=spec.bidding_enabled and not spec.deleting,
         models_allowed=spec.gpu_models_allowed,
         max_open_bids=spec.max_open_bids,
+        reclamation_window_s=spec.reclamation_window_s,
+        storage_classes=tuple(sorted(spec.storage_classes)),
     )

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import aiohttp
 
 from gpulease.agent.client import AgentClient
-from gpulease.agent.collector import RecordSource
+from gpulease.agent.collector import AgentSource
 from gpulease.chain.client import ChainClient, Endpoint
 from gpulease.chain.keys import Key
 from gpulease.gateway import client as gateway
@@ -75,7 +75,7 @@ class Outside(Protocol):
 
     def watcher(self, *, enqueue: Enqueue, lease_of_namespace: LeaseOf, roles: set[str]) -> Watcher: ...
 
-    def agent(self, url: str, *, token: str | None) -> RecordSource: ...
+    def agent(self, url: str, *, token: str | None) -> AgentSource: ...
 
     async def close(self) -> None: ...
 
@@ -95,7 +95,7 @@ class Network:
     def watcher(self, *, enqueue: Enqueue, lease_of_namespace: LeaseOf, roles: set[str]) -> Watcher:
         return Watcher(enqueue=enqueue, lease_of_namespace=lease_of_namespace, kubeconfig=self._kubeconfig, roles=roles)
 
-    def agent(self, url: str, *, token: str | None) -> RecordSource:
+    def agent(self, url: str, *, token: str | None) -> AgentSource:
         if self._session is None:
             self._session = aiohttp.ClientSession()
         return AgentClient(url, self._session, token=token)

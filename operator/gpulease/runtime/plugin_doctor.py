@@ -128,8 +128,8 @@ def _resources(ours: Sequence[Json] | Unread) -> Finding:
 
 
 def _device_plugin(nodes: Sequence[Node], daemons: Sequence[Json] | Unread) -> Finding:
-    with_gpus = [node for node in nodes if node.capacity_gpus]
-    total = sum(node.allocatable.gpus for node in with_gpus)
+    with_gpus = [node for node in nodes if node.device_total]
+    total = sum(node.allocatable.devices for node in with_gpus)
     sick = {node.name: node.sick_gpus for node in with_gpus if node.sick_gpus}
     if sick:
         names = ", ".join(f"{count} of node {name}" for name, count in sorted(sick.items()))
@@ -145,16 +145,16 @@ def _device_plugin(nodes: Sequence[Node], daemons: Sequence[Json] | Unread) -> F
 
 
 def _labels(nodes: Sequence[Node]) -> Finding:
-    with_gpus = [node for node in nodes if node.allocatable.gpus]
+    with_gpus = [node for node in nodes if node.allocatable.devices]
     bare = sorted(node.name for node in with_gpus if not node.product)
-    strange = sorted({node.product for node in with_gpus if node.product and node.kind is None})
+    strange = sorted({node.product for node in with_gpus if node.product and not node.kinds})
     if bare:
         do = "Install GPU feature discovery (gfd.enabled=true in the device plugin's chart): bids need the model."
         return Finding("GFD labels", Verdict.BAD, f"No label {PRODUCT_LABEL} on {', '.join(bare)}.", do)
     if strange:
         do = "These models are not in the model table and cannot be sold."
         return Finding("GFD labels", Verdict.LOOK, f"Unknown products: {', '.join(strange)}.", do)
-    models = sorted({str(node.kind) for node in with_gpus})
+    models = sorted({str(kind) for node in with_gpus for kind in node.kinds})
     return Finding("GFD labels", Verdict.GOOD, f"Models: {', '.join(models) or 'none, as there are no GPUs'}.")
 
 
@@ -162,7 +162,7 @@ def _agents(nodes: Sequence[Node], agents: Sequence[Json] | Unread) -> Finding:
     if isinstance(agents, Unread):
         return _unread("node agents", agents)
     up = {body["spec"].get("nodeName") for body in agents if (body.get("status") or {}).get("phase") == "Running"}
-    missing = sorted(node.name for node in nodes if node.capacity_gpus and node.name not in up)
+    missing = sorted(node.name for node in nodes if node.device_total and node.name not in up)
     if missing:
         do = "Usage there is not measured. Check the agent's DaemonSet: tolerations, image, events of its pods."
         return Finding("node agents", Verdict.BAD, f"No agent runs on {', '.join(missing)}.", do)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,25 +18,27 @@ from gpulease.chain import codec
 from gpulease.chain.keys import Key
 from gpulease.errors import AuthError, ConfigError
 from gpulease.gateway import certs
-from gpulease.inventory.devices import Amounts
 from gpulease.inventory.free import GpuCount
 from gpulease.kube.client import Cluster
 from gpulease.kube.refs import Ref
-from gpulease.market.attributes import missing
+from gpulease.market.attributes import missing, storage_attributes
 from gpulease.market.gpu import GpuKind, published
 from gpulease.market.model import Attribute, ProviderRecord
 from gpulease.market.pricing import PriceTable, parse_table
 from gpulease.planning import Condition
+from gpulease.runtime import fitness, views
 from gpulease.runtime import status as statuses
 from gpulease.runtime.chains import ChainHub, ChainSession
 from gpulease.runtime.clock import Clock
-from gpulease.runtime.specs import ObjectName, ProviderSpec, parse_provider
+from gpulease.runtime.health import DeviceHealth
+from gpulease.runtime.specs import ObjectName, ProviderSpec, parse_provider, released_devices
 from gpulease.runtime.stock import Reservations, Stock
 from gpulease.runtime.wallets import read_key
 from gpulease.store.journal import Journal
 from gpulease.units import NS_PER_S
 
 log = structlog.get_logger(__name__)
+_RECORD = "provider-record"
 _RENEW_BEFORE_S = 30 * 24 * 3600
 
 
@@ -56,6 +58,8 @@ class ProviderSite:
     unsettled_uact: int | None = None
     certificate_expires_s: float | None = None
     """When the gateway's certificate ends, in seconds since 1970; None before it was read."""
+    orphans: set[str] = field(default_factory=set)
+    """Namespaces of ours whose lease the chain does not know."""
 
     @property
     def address(self) -> str:
@@ -66,10 +70,17 @@ class Providers:
     """All GPUProviders of the operator's namespace, by object name and by account."""
 
     def __init__(
-        self, cluster: Cluster, hub: ChainHub, journal: Journal, clock: Clock, *, look_s: float = 15.0
+        self,
+        cluster: Cluster,
+        hub: ChainHub,
+        journal: Journal,
+        clock: Clock,
+        health: DeviceHealth,
+        *,
+        look_s: float = 15.0,
     ) -> None:
         self._cluster, self._hub, self._journal, self._clock = cluster, hub, journal, clock
-        self._look_s = look_s
+        self._health, self._look_s = health, look_s
         self.by_name: dict[ObjectName, ProviderSite] = {}
         self._figures = statuses.Figures()
 
@@ -86,14 +97,37 @@ class Providers:
         if isinstance(site, Condition):
             await self._write(body, None, (site,), {})
             return 5.0
-        conditions = list(await self._conditions(site))
+        self._health.release(str(name), released_devices(body))
+        conditions = [*await self._conditions(site), *await self._fitness(site, body)]
         facts: dict[str, Any] = {"address": site.address}
         facts["gpus"] = _gpu_facts(site.stock.count(await site.stock.snapshot()))
+        facts["quarantine"] = views.quarantine_list(self._health.quarantines.values(), await self._nodes(site))
         facts["activeLeases"] = len(self._journal.list_open("hosted", owner=site.address))
         facts["openBids"] = site.stock.reservations.open_count()
         await self._write(body, site, tuple(conditions), facts)
         ready = conditions[0].status == "True"
         return self._look_s if ready else 0.5
+
+    async def _nodes(self, site: ProviderSite) -> frozenset[str]:
+        return frozenset(node.name for node in (await site.stock.snapshot()).nodes)
+
+    async def _fitness(self, site: ProviderSite, body: Mapping[str, Any]) -> list[Condition]:
+        """What is wrong with single nodes, devices and namespaces: none of it stops the sale of the others."""
+        snapshot = await site.stock.snapshot()
+        own = [q for q in self._health.quarantines.values() if any(n.name == q.node for n in snapshot.nodes)]
+        conditions = [
+            fitness.nodes_fit(
+                site.stock.free(snapshot),
+                snapshot.old_versions,
+                snapshot.unknown_versions,
+                dra_forbidden=snapshot.dra_forbidden,
+            ),
+            fitness.devices_healthy(own),
+        ]
+        told = {str(c.get("type")) for c in (body.get("status") or {}).get("conditions") or ()}
+        if site.orphans or "Orphans" in told:
+            conditions.append(fitness.orphans(sorted(site.orphans)))
+        return conditions
 
     async def _site(self, name: ObjectName, body: Mapping[str, Any]) -> ProviderSite | Condition:
         try:
@@ -110,8 +144,8 @@ class Providers:
         stock = Stock(
             self._cluster,
             Reservations(self._journal, key.address),
-            selector=spec.node_selector,
-            keep=Amounts(spec.reserve_cpu_milli, spec.reserve_memory_bytes),
+            spec=spec,
+            devices=self._health,
         )
         site = ProviderSite(spec, key, self._hub.session(spec.chain), table, stock)
         site.session.account(key)
@@ -125,7 +159,7 @@ class Providers:
         chain = Condition.true("ChainReady", "Following", f"Following {site.spec.chain.chain_id}.")
         snapshot = await site.stock.snapshot()
         kinds = snapshot.kinds()
-        inventory = _inventory_condition(kinds, [n.product for n in snapshot.nodes if n.product and n.kind is None])
+        inventory = fitness.inventory(kinds, snapshot.nodes)
         record = await self._record(site, kinds)
         certificate = await self._certificate(site)
         problems = [c for c in (record, certificate, inventory) if c.status != "True"]
@@ -142,7 +176,8 @@ class Providers:
 
     async def _record(self, site: ProviderSite, kinds: tuple[GpuKind, ...]) -> Condition:
         spec = site.spec
-        own = {a.key: a for a in (*published(kinds), *spec.attributes)}
+        offered = (*published(kinds), *storage_attributes(spec.storage_classes), *spec.attributes)
+        own = {a.key: a for a in offered}
         wanted = ProviderRecord(site.address, spec.host_uri, tuple(sorted(own.values())), spec.email, spec.website)
         live = await site.session.client.provider(site.address)
         if live is not None and not kinds and live.host_uri == wanted.host_uri:
@@ -161,7 +196,7 @@ class Providers:
             return Condition.true("Registered", "OnChain", "The provider record is on chain.")
         entry = site.session.send(
             site.key,
-            f"provider/{site.address}/{_digest(wanted, live)}",
+            self._record_key(site, wanted, live),
             "provider",
             codec.provider_record(wanted, exists=live is not None),
         )
@@ -170,6 +205,19 @@ class Providers:
                 "Registered", "RecordRefused", f"The chain refused the provider record: {entry.problem}."
             )
         return Condition.false("Registered", "RecordPending", "The provider record is being written on chain.")
+
+    def _record_key(self, site: ProviderSite, wanted: ProviderRecord, live: ProviderRecord | None) -> str:
+        """Hardware comes and goes: the same change is due again once an earlier one of its kind is through."""
+        base = f"provider/{site.address}/{_digest(wanted, live)}"
+        body = self._journal.get(_RECORD, base)
+        count = int(body["count"]) if body is not None else 0
+        key = f"{base}/{count}" if count else base
+        entry = site.session.outcome(key)
+        done = entry is not None and entry.state.final and entry.problem is None
+        if done and entry is not None and site.session.tip.height > entry.height:
+            self._journal.put(_RECORD, base, {"count": count + 1}, is_open=False)
+            return f"{base}/{count + 1}"
+        return key
 
     async def _certificate(self, site: ProviderSite) -> Condition:
         name = f"{site.spec.name.name}-gateway-cert"
@@ -227,19 +275,6 @@ def _gpu_facts(count: GpuCount) -> dict[str, int]:
         "free": count.free,
         "quarantined": count.quarantined,
     }
-
-
-def _inventory_condition(kinds: tuple[GpuKind, ...], unknown: list[str]) -> Condition:
-    if kinds:
-        return Condition.true("InventoryReady", "GPUsFound", "On offer: " + ", ".join(map(str, kinds)) + ".")
-    if unknown:
-        words = f"The products {', '.join(sorted(set(unknown)))} are not in the model table, so they cannot be sold."
-        return Condition.false("InventoryReady", "UnknownModel", words)
-    words = (
-        "No usable node has GPUs: check that NVIDIA's device plugin runs and that GPU feature discovery labels the "
-        "nodes with nvidia.com/gpu.product."
-    )
-    return Condition.false("InventoryReady", "NoGPUs", words)
 
 
 def _digest(wanted: ProviderRecord, live: ProviderRecord | None) -> str:

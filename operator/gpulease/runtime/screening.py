@@ -13,16 +13,17 @@ from typing import Any
 import gpulease.pb  # noqa: F401  (registers cosmos.*)
 from gpulease.chain.client import ChainClient
 from gpulease.ids import OrderId
-from gpulease.inventory.devices import Amounts, node_of, pod_use
-from gpulease.inventory.free import free_capacity
 from gpulease.inventory.placement import CannotPlace, Placement, place
 from gpulease.kube.client import Cluster
 from gpulease.market import bid
+from gpulease.market.attributes import storage_attributes
 from gpulease.market.gpu import published
 from gpulease.market.model import Attribute, GroupSpec, Order, OrderState
 from gpulease.market.pricing import parse_table
 from gpulease.pb.akash.provider.v1 import validation_pb2
 from gpulease.runtime.specs import ProviderSpec
+from gpulease.runtime.stock import NothingKnown, Reservations, Stock
+from gpulease.store.journal import Journal
 
 _PACE_BLOCKS = 100
 _MOST_AUDITORS = 10
@@ -33,7 +34,9 @@ class Screening:
     """Callable with a group; ``KubeUnreachable`` or ``ChainUnreachable`` when it cannot be known."""
 
     def __init__(self, cluster: Cluster, chain: ChainClient, spec: ProviderSpec, address: str) -> None:
-        self._cluster = cluster
+        # No promises and no faults are known here: both are in the operator's store.
+        promised = Reservations(Journal(":memory:"), address)
+        self._stock = Stock(cluster, promised, spec=spec, devices=NothingKnown())
         self._chain = chain
         self._spec = spec
         self._address = address
@@ -45,20 +48,16 @@ class Screening:
         if not group.resources:
             return validation_pb2.BidScreeningResponse(passed=False, reasons=["the group asks for nothing"])
         block_time_ns = await self._block_time_ns()
-        nodes, pods = await asyncio.gather(
-            self._cluster.list("v1", "Node", labels=dict(self._spec.node_selector) or None),
-            self._cluster.list("v1", "Pod"),
-        )
-        seen = tuple(map(node_of, nodes.items))
-        keep = Amounts(self._spec.reserve_cpu_milli, self._spec.reserve_memory_bytes)
-        free = free_capacity(seen, (u for u in map(pod_use, pods.items) if u is not None), (), keep=keep)
-        kinds = tuple(sorted({n.kind for n in seen if n.kind is not None and n.allocatable.gpus > 0}))
+        snapshot = await self._stock.snapshot(fresh_s=0.0)
+        free, kinds = self._stock.free(snapshot), snapshot.kinds()
 
         def placed() -> Placement | CannotPlace:
-            return place(group, free, models_allowed=self._spec.gpu_models_allowed)
+            spec = self._spec
+            return place(group, free, models_allowed=spec.gpu_models_allowed, overcommit=spec.overcommit)
 
         record = await self._chain.provider(self._address)
-        own = record.attributes if record is not None else (*published(kinds), *self._spec.attributes)
+        offered = (*published(kinds), *storage_attributes(self._spec.storage_classes), *self._spec.attributes)
+        own = record.attributes if record is not None else offered
         decision = bid.decide_bid(
             Order(OrderId("", 0, 1, 1), OrderState.OPEN, group, 0),
             terms=bid.Terms(
@@ -70,6 +69,8 @@ class Screening:
                 enabled=self._spec.bidding_enabled and not self._spec.deleting,
                 models_allowed=self._spec.gpu_models_allowed,
                 max_open_bids=self._spec.max_open_bids,
+                reclamation_window_s=self._spec.reclamation_window_s,
+                storage_classes=tuple(sorted(self._spec.storage_classes)),
             ),
             open_bids=0,
             block_time_ns=block_time_ns,

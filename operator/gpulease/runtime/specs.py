@@ -7,12 +7,17 @@ is checked here, and a problem is a sentence for the object's conditions, never 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gpulease.errors import ConfigError
+from gpulease.inventory.placement import NO_OVERCOMMIT, Overcommit
+from gpulease.market.gpu import GpuKind
 from gpulease.market.model import Attribute
 from gpulease.units import Coin, usd_to_uact
+
+RELEASE_ANNOTATION = "gpulease.dev/release-device"
+_MOST_RELEASED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,15 @@ class ProviderSpec:
     reserve_cpu_milli: int
     reserve_memory_bytes: int
     gateway_domain: str
+    gpu_overrides: Mapping[str, GpuKind] = field(default_factory=dict)
+    overcommit: Overcommit = NO_OVERCOMMIT
+    storage_classes: Mapping[str, str] = field(default_factory=dict)
+    reclamation_window_s: int | None = None
+    enforce_floor: bool = True
+    require_known_versions: bool = False
+    ingress_class: str | None = None
+    http_gateway: tuple[str, str] | None = None
+    """(namespace, name) of the Gateway that tenants' routes attach to."""
 
 
 def parse_chain(raw: Mapping[str, Any]) -> ChainSpec:
@@ -94,6 +108,8 @@ def parse_provider(body: Mapping[str, Any]) -> ProviderSpec:
     isolation = spec.get("isolation", {})
     capacity = spec.get("capacity", {})
     info = spec.get("info", {})
+    gateway = spec.get("gateway", {})
+    overcommit, route = capacity.get("overcommit", {}), gateway.get("httpRoute")
     return ProviderSpec(
         name=object_name(body),
         uid=str(meta["uid"]),
@@ -119,8 +135,25 @@ def parse_provider(body: Mapping[str, Any]) -> ProviderSpec:
         node_selector={str(k): str(v) for k, v in capacity.get("nodeSelector", {}).items()},
         reserve_cpu_milli=int(capacity.get("reserveCpuMilli", 0)),
         reserve_memory_bytes=int(capacity.get("reserveMemoryBytes", 0)),
-        gateway_domain=str(spec.get("gateway", {}).get("domain", "")),
+        gateway_domain=str(gateway.get("domain", "")),
+        gpu_overrides={
+            str(o["product"]): GpuKind(str(o["model"]), str(o["ram"]), str(o["interface"]))
+            for o in capacity.get("gpuModelOverrides", ())
+        },
+        overcommit=Overcommit(int(overcommit.get("cpuPercent", 0)), int(overcommit.get("memoryPercent", 0))),
+        storage_classes={str(c["name"]): str(c["storageClassName"]) for c in capacity.get("storageClasses", ())},
+        reclamation_window_s=bidding.get("reclamationWindowSeconds"),
+        enforce_floor=isolation.get("nodeFloor", "enforce") == "enforce",
+        require_known_versions=bool(isolation.get("requireKnownVersions", False)),
+        ingress_class=gateway.get("ingressClassName"),
+        http_gateway=(str(route["gatewayNamespace"]), str(route["gatewayName"])) if route else None,
     )
+
+
+def released_devices(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """UUIDs that the admin's annotation puts back on sale."""
+    text = str((body["metadata"].get("annotations") or {}).get(RELEASE_ANNOTATION, ""))
+    return tuple(part.strip() for part in text.split(",") if part.strip())[:_MOST_RELEASED]
 
 
 def usd_field(raw: Mapping[str, Any], field: str, default: str | None = None) -> int:
@@ -151,5 +184,6 @@ __all__ = [
     "parse_chain",
     "parse_provider",
     "parse_wallet",
+    "released_devices",
     "usd_field",
 ]

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from gpulease.agent.collector import RecordSource, UsageCollector
+from gpulease.agent.collector import AgentSource, UsageCollector
 from gpulease.errors import AgentUnreachable, BadInput
 from gpulease.kube.client import Cluster
 from gpulease.kube.refs import Json
+from gpulease.runtime.health import DeviceHealth
 from gpulease.runtime.work import NodeUsageKey
 
 log = structlog.get_logger(__name__)
@@ -27,13 +28,17 @@ class UsageIntake:
         *,
         endpoints: Mapping[str, str],
         token: str | None,
-        connect: Callable[..., RecordSource],
+        connect: Callable[..., AgentSource],
         poll_s: float,
         on_change: Callable[[str], None],
+        health: DeviceHealth | None = None,
+        on_trouble: Callable[[str], None] = lambda namespace: None,
+        on_devices: Callable[[], None] = lambda: None,
     ) -> None:
         self._collector, self._token, self._poll_s = collector, token, poll_s
         self._fixed, self._found = dict(endpoints), dict[str, str]()
         self._connect, self._on_change = connect, on_change
+        self._health, self._on_trouble, self._on_devices = health, on_trouble, on_devices
         self.problems: dict[str, str] = {}
         self.lost_total = 0
 
@@ -53,8 +58,10 @@ class UsageIntake:
         if url is None:
             self.problems.pop(key.node, None)
             return None
+        agent = self._connect(url, token=self._token)
+        await self._look_at_devices(key.node, agent)
         try:
-            done = await self._collector.collect(key.node, self._connect(url, token=self._token))
+            done = await self._collector.collect(key.node, agent)
         except (AgentUnreachable, BadInput) as error:
             if self.problems.get(key.node) != str(error):
                 log.warning("usage of a node is unknown", node=key.node, problem=str(error))
@@ -65,6 +72,23 @@ class UsageIntake:
         for namespace in done.namespaces:
             self._on_change(namespace)
         return _CATCH_UP_S if done.behind else self._poll_s
+
+    async def _look_at_devices(self, node: str, agent: AgentSource) -> None:
+        """Before the records, so that a fault is known when the time after it comes in. Silence changes nothing."""
+        if self._health is None:
+            return
+        try:
+            facts = await agent.node_devices()
+        except (AgentUnreachable, BadInput) as error:
+            log.debug("devices of a node are unknown", node=node, problem=str(error))
+            return
+        if facts.node != node:
+            return
+        affected = self._health.take(facts)
+        for namespace in sorted(affected.namespaces):
+            self._on_trouble(namespace)
+        if affected.changed:
+            self._on_devices()
 
 
 def _url(pod: Json) -> str:

@@ -1,18 +1,27 @@
-"""From chain objects and outbox entries to what the two planners look at. Pure translations, no I/O."""
+"""From chain objects, records and outbox entries to what the planners look at. Pure translations, no I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
 
 from gpulease.chain.outbox import Entry
-from gpulease.lease.states import MoneyView
+from gpulease.inventory.devices import Node
+from gpulease.inventory.health import DeviceTrouble, Quarantine
+from gpulease.lease.states import CreditView, DrainView, HostedView, MoneyView
 from gpulease.market.model import Deployment, Lease, LeaseState
+from gpulease.meter.usage import Usage
 from gpulease.money import runway, settlement
+from gpulease.runtime.health import DeviceHealth
+from gpulease.runtime.stock import Held
 from gpulease.tenancy.states import FundsView, TxView
 from gpulease.units import NS_PER_S
 
 TOP_UP_MARGIN_S = 300
 """Funds are topped up this long before they end, or half a deposit's life before, whichever is shorter."""
+NS_PER_MS = 1_000_000
+_MOST_QUARANTINES = 64
 LIVE = (LeaseState.ACTIVE, LeaseState.RECLAIMING)
 
 
@@ -24,6 +33,67 @@ def tx_view(entry: Entry | None) -> TxView | None:
 
 def blocks_of(seconds: float, block_time_ns: int) -> int:
     return max(int(seconds * NS_PER_S) // max(block_time_ns, 1), 1)
+
+
+def quarantine_list(quarantines: Iterable[Quarantine], nodes: frozenset[str]) -> list[dict[str, Any]]:
+    """``status.quarantine`` of a GPUProvider that sells these nodes."""
+    return [
+        {
+            "uuid": q.uuid,
+            "node": q.node,
+            "sign": q.sign,
+            "message": q.words,
+            "since": utc_text(q.fault_ms // 1000),
+            "heals": q.heals.value,
+        }
+        for q in sorted(quarantines, key=lambda q: (q.node, q.uuid))
+        if q.node in nodes
+    ][:_MOST_QUARANTINES]
+
+
+def utc_text(unix_s: int) -> str:
+    """As the API writes a time."""
+    return datetime.fromtimestamp(unix_s, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def credit_uact(price_raw: int, *, credit_ms: int, devices: int, block_time_ns: int) -> int:
+    """What the time on faulty devices cost the tenant: each device's equal share of the lease's price, rounded down.
+
+    The chain knows one price for the whole lease (``price_raw`` is ``uact`` per block times 10**18).
+    """
+    if not devices or not credit_ms:
+        return 0
+    return price_raw * credit_ms * NS_PER_MS // (block_time_ns * devices * 10**18)
+
+
+def credit(usage: Usage | None, lease: Lease | None, held: Held | None, *, block_time_ns: int) -> CreditView | None:
+    """None while the meter never stood still. The bid says how many devices the price is for."""
+    if usage is None or lease is None or not usage.credit_ms:
+        return None
+    promised = sum(amounts.devices for amounts in held.nodes.values()) if held is not None else 0
+    uact = credit_uact(
+        lease.price.amount.raw,
+        credit_ms=usage.credit_ms,
+        devices=promised or len(usage.running) or len(usage.devices),
+        block_time_ns=block_time_ns,
+    )
+    return CreditView(usage.credited_seconds, uact)
+
+
+def troubles(health: DeviceHealth, usage: Usage | None) -> tuple[DeviceTrouble, ...]:
+    """Of the devices that a lease holds now."""
+    if usage is None or not usage.running:
+        return ()
+    held = {device.partition("::")[0] for _, _, device in usage.running}
+    return health.troubles(held, since_ms=usage.first_ms)
+
+
+def drain(nodes: Iterable[Node], held: Held | None, hosted: HostedView | None) -> DrainView | None:
+    """Cordoned nodes that the lease was placed on."""
+    if held is None:
+        return None
+    cordoned = tuple(sorted(node.name for node in nodes if node.cordoned and node.name in held.nodes))
+    return DrainView(cordoned, (hosted.status.get("drainSeenHeight") if hosted is not None else None) or None)
 
 
 def money_view(

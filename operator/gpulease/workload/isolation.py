@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from gpulease.inventory.placement import need_of
-from gpulease.workload.model import ManifestGroup
+from gpulease.inventory.amounts import GPU_RESOURCE, Amounts
+from gpulease.inventory.placement import Grant, Overcommit, need_of
+from gpulease.market.attributes import persistent_class
+from gpulease.workload.model import ManifestGroup, Service
 
 PRIVATE_V4 = (
     "0.0.0.0/8",
@@ -24,21 +28,103 @@ PRIVATE_V4 = (
     "240.0.0.0/4",
 )
 PRIVATE_V6 = ("::1/128", "64:ff9b::/96", "fc00::/7", "fe80::/10", "ff00::/8")
-_FORBIDDEN_ENV = ("NVIDIA_", "CUDA_MPS_", "LD_PRELOAD")
+_FORBIDDEN_ENV = ("NVIDIA_", "CUDA_MPS_", "LD_PRELOAD", "LD_AUDIT", "GLIBC_TUNABLES")
 """Set by a tenant these would choose devices, or libraries inside the runtime's hooks."""
+_CAPABILITIES_ENV = "NVIDIA_DRIVER_CAPABILITIES"
+_CAPABILITIES = frozenset({"compute", "utility", "video", "graphics"})
+"""Driver parts that a tenant may ask for; ``all`` would mount whatever a later driver adds."""
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
+_CLOSED_PATHS = (
+    "/proc",
+    "/sys",
+    "/dev",
+    "/run/nvidia",
+    "/run/nvidia-persistenced",
+    "/run/secrets",
+    "/var/run",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/ld.so.preload",
+    "/etc/nvidia-container-runtime",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/nvidia",
+    "/usr/sbin",
+    "/bin",
+    "/lib",
+    "/lib64",
+    "/sbin",
+)
+"""A volume over one of these, or over a folder that holds one, would stand where the runtime puts its own."""
+_OPEN_PATHS = ("/dev/shm",)
+_MOST_ENV = 256
+_MOST_ENV_BYTES = 128 * 1024
+_MOST_WORDS_BYTES = 64 * 1024
 
 
 def refusal(group: ManifestGroup) -> str | None:
-    """Why this group may not run here, None when it may."""
+    """Why this group may not run here, None when it may. The tenant reads it, so it says what to change."""
     for service in group.services:
-        for entry in service.env or ():
-            name = entry.split("=", 1)[0]
-            if name.upper().startswith(_FORBIDDEN_ENV):
-                return f"service {service.name} sets {name}, which is the provider's to set: remove it from env"
-        for volume in service.resources.storage:
-            if any(a.key == "persistent" and a.value == "true" for a in volume.attributes):
-                return f"service {service.name} asks for persistent volume {volume.name}, which is not offered here"
+        problem = _env_refusal(service) or _command_refusal(service) or _volume_refusal(service)
+        if problem is not None:
+            return f"service {service.name} {problem}"
     return None
+
+
+def _env_refusal(service: Service) -> str | None:
+    entries = service.env or ()
+    if len(entries) > _MOST_ENV or sum(len(entry) for entry in entries) > _MOST_ENV_BYTES:
+        return f"sets more than {_MOST_ENV} variables or {_MOST_ENV_BYTES >> 10} KiB of them: put them into the image"
+    for entry in entries:
+        name, _, value = entry.partition("=")
+        if not _ENV_NAME.match(name):
+            return f"sets {name[:40]!r}, which is no name of a variable: use letters, digits and underscores"
+        if name == _CAPABILITIES_ENV:
+            unknown = {part.strip() for part in value.split(",")} - _CAPABILITIES
+            if unknown:
+                allowed = ", ".join(sorted(_CAPABILITIES))
+                return f"asks for driver capabilities {', '.join(sorted(unknown))[:80]}; allowed are {allowed}"
+        elif name.upper().startswith(_FORBIDDEN_ENV):
+            return f"sets {name}, which is the provider's to set: remove it from env"
+    return None
+
+
+def _command_refusal(service: Service) -> str | None:
+    words = (*(service.command or ()), *(service.args or ()))
+    if sum(len(word) for word in words) > _MOST_WORDS_BYTES:
+        return f"has a command of more than {_MOST_WORDS_BYTES >> 10} KiB: put a script into the image"
+    return None
+
+
+def _volume_refusal(service: Service) -> str | None:
+    for volume in service.resources.storage:
+        if persistent_class(volume) is not None and service.count > 1:
+            return (
+                f"has {service.count} replicas and persistent volume {volume.name}, which belongs to one: use count 1"
+            )
+    for mount in (service.params.mounts or ()) if service.params else ():
+        path = posixpath.normpath(mount.path)
+        if ".." in mount.path.split("/") or not mount.path.startswith("/") or path == "/":
+            return f"mounts {mount.name} at {mount.path[:80]}: name an absolute path below / without .."
+        closed = any(_within(path, base) or _within(base, path) for base in _CLOSED_PATHS)
+        if closed and not any(_within(path, base) for base in _OPEN_PATHS):
+            return f"mounts {mount.name} at {mount.path[:80]}, which belongs to the system: choose another path"
+    return None
+
+
+def _within(path: str, base: str) -> bool:
+    return path == base or path.startswith(f"{base}/")
+
+
+def amounts_spec(amounts: Amounts) -> dict[str, str]:
+    """A resource list without devices."""
+    return {
+        "cpu": f"{amounts.cpu_milli}m",
+        "memory": str(amounts.memory_bytes),
+        "ephemeral-storage": str(amounts.ephemeral_bytes),
+    }
 
 
 def namespace_labels(pod_security: str) -> dict[str, str]:
@@ -103,28 +189,36 @@ def _minimal(ranges: tuple[str, ...], version: int) -> tuple[str, ...]:
     return tuple(str(n) for n in ipaddress.collapse_addresses(n for n in networks if n.version == 6))
 
 
-def quota_spec(group: ManifestGroup) -> dict[str, Any]:
+def quota_spec(
+    group: ManifestGroup, *, grants: Mapping[int, Grant] | None = None, overcommit: Overcommit | None = None
+) -> dict[str, Any]:
     """Exactly what was leased: nothing else can be started in the namespace."""
-    cpu = memory = ephemeral = gpus = pods = 0
+    terms = overcommit or Overcommit()
+    limits, requests = Amounts(), Amounts()
+    devices: dict[str, int] = {f"requests.{GPU_RESOURCE}": 0}
+    pods = claims = claimed_bytes = 0
     for service in group.services:
         need = need_of(service.resources)
-        cpu += need.cpu_milli * service.count
-        memory += need.memory_bytes * service.count
-        ephemeral += need.ephemeral_bytes * service.count
-        gpus += need.gpus * service.count
+        limits, requests = limits + need * service.count, requests + terms.requests(need) * service.count
         pods += service.count
+        kept = [v.quantity_bytes for v in service.resources.storage if persistent_class(v) is not None]
+        claims, claimed_bytes = claims + len(kept), claimed_bytes + sum(kept)
+        if need.gpus:
+            grant = (grants or {}).get(service.resources.id, Grant())
+            named = f"requests.{grant.resource}"
+            if grant.device_class:
+                named = f"{grant.device_class}.deviceclass.resource.k8s.io/devices"
+            devices[named] = devices.get(named, 0) + need.gpus * service.count
     hard = {
         "pods": str(pods),
-        "requests.cpu": f"{cpu}m",
-        "limits.cpu": f"{cpu}m",
-        "requests.memory": str(memory),
-        "limits.memory": str(memory),
-        "requests.ephemeral-storage": str(ephemeral),
-        "limits.ephemeral-storage": str(ephemeral),
-        "requests.nvidia.com/gpu": str(gpus),
-        "persistentvolumeclaims": "0",
+        **{f"requests.{name}": value for name, value in amounts_spec(requests).items()},
+        **{f"limits.{name}": value for name, value in amounts_spec(limits).items()},
+        **{name: str(count) for name, count in devices.items()},
+        "persistentvolumeclaims": str(claims),
         "services.loadbalancers": "0",
     }
+    if claims:
+        hard["requests.storage"] = str(claimed_bytes)
     return {"hard": hard}
 
 

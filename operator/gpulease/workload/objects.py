@@ -12,17 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpulease.ids import LeaseId
-from gpulease.inventory.devices import GPU_RESOURCE, LEASE_LABEL
-from gpulease.inventory.placement import RAM_CLASS, need_of
+from gpulease.inventory.devices import LEASE_LABEL
+from gpulease.inventory.placement import NO_OVERCOMMIT, RAM_CLASS, Grant, Overcommit, need_of
+from gpulease.market.attributes import persistent_class
 from gpulease.workload import isolation
-from gpulease.workload.model import Expose, ManifestGroup, Service
+from gpulease.workload.model import HTTP_PORT, Expose, ManifestGroup, Service
 from gpulease.workload.names import lease_namespace, static_host
 
 SERVICE_LABEL = "gpulease.dev/service"
 LEASE_ID_ANNOTATION = "gpulease.dev/lease-id"
 URIS_ANNOTATION = "gpulease.dev/uris"
+ROUTE_API = "gateway.networking.k8s.io/v1"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "gpulease"}
 _GRACE_S = 10
+_GPU_CLAIM = "gpu"
 
 Json = dict[str, Any]
 
@@ -37,15 +40,24 @@ class Hosting:
     opened_ranges: tuple[str, ...] = ()
     domain: str = ""
     public_host: str = ""
+    ingress_class: str | None = None
+    http_gateway: tuple[str, str] | None = None
+    """(namespace, name) of the Gateway that routes attach to; None: Ingress objects."""
+    storage_classes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Hosted:
-    """One lease to host. ``nodes`` says by resource id on which nodes its replicas were reserved."""
+    """One lease to host, with what its bid reserved: by resource id, on which nodes and which devices."""
 
     lease: LeaseId
     group: ManifestGroup
     nodes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    grants: Mapping[int, Grant] = field(default_factory=dict)
+    overcommit: Overcommit = NO_OVERCOMMIT
+
+    def grant(self, service: Service) -> Grant:
+        return self.grants.get(service.resources.id, Grant())
 
 
 def build(hosted: Hosted, hosting: Hosting) -> tuple[Json, ...]:
@@ -55,15 +67,56 @@ def build(hosted: Hosted, hosting: Hosting) -> tuple[Json, ...]:
     objects = [
         _namespace(hosted.lease, namespace, hosting.pod_security),
         _object("networking.k8s.io/v1", "NetworkPolicy", "lease", namespace, spec=rules),
-        _object("v1", "ResourceQuota", "lease", namespace, spec=isolation.quota_spec(hosted.group)),
+        _object("v1", "ResourceQuota", "lease", namespace, spec=_quota(hosted)),
         _object("v1", "LimitRange", "lease", namespace, spec=isolation.limit_range_spec(hosted.group)),
     ]
     for service in hosted.group.services:
         if service.credentials is not None:
             objects.append(_pull_secret(service, namespace))
+        objects.extend(_claims(hosted, service, hosting, namespace))
         objects.append(_deployment(hosted, service, hosting, namespace))
         objects.extend(_services(hosted, service, hosting, namespace))
     return tuple(objects)
+
+
+def _quota(hosted: Hosted) -> Json:
+    return isolation.quota_spec(hosted.group, grants=hosted.grants, overcommit=hosted.overcommit)
+
+
+def _claims(hosted: Hosted, service: Service, hosting: Hosting, namespace: str) -> list[Json]:
+    """What a service claims beside CPU and memory: persistent volumes, and its GPUs where DRA hands them out."""
+    found: list[Json] = []
+    for volume in service.resources.storage:
+        class_ = persistent_class(volume)
+        if class_ is None:
+            continue
+        spec: Json = {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": str(volume.quantity_bytes)}},
+            "storageClassName": hosting.storage_classes.get(class_, class_),
+        }
+        name = _volume_claim(service, volume.name)
+        found.append(_object("v1", "PersistentVolumeClaim", name, namespace, service=service.name, spec=spec))
+    grant = hosted.grant(service)
+    if grant.device_class and service.resources.gpu_units:
+        exactly: Json = {
+            "deviceClassName": grant.device_class,
+            "selectors": [{"cel": {"expression": grant.selector}}],
+            "allocationMode": "ExactCount",
+            "count": service.resources.gpu_units,
+        }
+        spec = {
+            "metadata": {"labels": _labels(namespace, service.name)},
+            "spec": {"devices": {"requests": [{"name": _GPU_CLAIM, "exactly": exactly}]}},
+        }
+        name = f"{service.name}-gpu"
+        kind = "ResourceClaimTemplate"
+        found.append(_object("resource.k8s.io/v1", kind, name, namespace, service=service.name, spec=spec))
+    return found
+
+
+def _volume_claim(service: Service, volume: str) -> str:
+    return f"{service.name}-{volume}"
 
 
 def _labels(namespace: str, service: str = "") -> dict[str, str]:
@@ -114,7 +167,8 @@ def uris(lease: LeaseId, service: Service, domain: str) -> tuple[str, ...]:
     found: list[str] = []
     for expose in service.expose:
         if expose.is_ingress:
-            found.extend(expose.hosts or ())
+            # Names under the provider's own domain are given out by lease, never by asking.
+            found.extend(h for h in expose.hosts or () if h.lower() != domain and not h.lower().endswith(f".{domain}"))
             found.append(static_host(lease, service.name, domain))
     return tuple(dict.fromkeys(found))
 
@@ -122,10 +176,11 @@ def uris(lease: LeaseId, service: Service, domain: str) -> tuple[str, ...]:
 def _deployment(hosted: Hosted, service: Service, hosting: Hosting, namespace: str) -> Json:
     labels = _labels(namespace, service.name)
     need = need_of(service.resources)
-    # A second pod beside the old one would need a second GPU.
+    keeps = any(persistent_class(volume) is not None for volume in service.resources.storage)
+    # A second pod beside the old one would need a second GPU, or the volume that the old one still has.
     strategy: Json = (
         {"type": "Recreate"}
-        if need.gpus
+        if need.gpus or keeps
         else {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
     )
     annotations = {LEASE_ID_ANNOTATION: str(hosted.lease)}
@@ -161,6 +216,8 @@ def _pod_spec(hosted: Hosted, service: Service, hosting: Hosting) -> Json:
         ),
         "containers": [_container(hosted, service, hosting)],
     }
+    if hosted.grant(service).device_class and service.resources.gpu_units:
+        spec["resourceClaims"] = [{"name": _GPU_CLAIM, "resourceClaimTemplateName": f"{service.name}-gpu"}]
     if service.credentials is not None:
         spec["imagePullSecrets"] = [{"name": f"{service.name}-pull"}]
     if hosting.runtime_class and service.resources.gpu_units:
@@ -180,18 +237,17 @@ def _pod_spec(hosted: Hosted, service: Service, hosting: Hosting) -> Json:
 
 
 def _container(hosted: Hosted, service: Service, hosting: Hosting) -> Json:
-    need = need_of(service.resources)
-    amounts: dict[str, str] = {
-        "cpu": f"{need.cpu_milli}m",
-        "memory": str(need.memory_bytes),
-        "ephemeral-storage": str(need.ephemeral_bytes),
-    }
-    if need.gpus:
-        amounts[GPU_RESOURCE] = str(need.gpus)
+    need, grant = need_of(service.resources), hosted.grant(service)
+    limits, requests = isolation.amounts_spec(need), isolation.amounts_spec(hosted.overcommit.requests(need))
+    resources: Json = {"limits": limits, "requests": requests}
+    if need.gpus and grant.device_class:
+        resources["claims"] = [{"name": _GPU_CLAIM}]
+    elif need.gpus:
+        limits[grant.resource] = requests[grant.resource] = str(need.gpus)
     container: Json = {
         "name": service.name,
         "image": service.image,
-        "resources": {"limits": amounts, "requests": dict(amounts)},
+        "resources": resources,
         "env": _env(hosted, service, hosting),
         "securityContext": isolation.container_security_context(hosting.pod_security),
     }
@@ -233,6 +289,10 @@ def _volumes(service: Service) -> list[Json]:
     for volume in service.resources.storage:
         if volume.name not in mounted:
             continue
+        if persistent_class(volume) is not None:
+            claim = {"claimName": _volume_claim(service, volume.name)}
+            volumes.append({"name": volume.name, "persistentVolumeClaim": claim})
+            continue
         source: Json = {"sizeLimit": str(volume.quantity_bytes)}
         if any(a.key == "class" and a.value == RAM_CLASS for a in volume.attributes):
             source["medium"] = "Memory"
@@ -253,7 +313,7 @@ def _services(hosted: Hosted, service: Service, hosting: Hosting, namespace: str
         found.append(_object("v1", "Service", f"{service.name}-np", namespace, service=service.name, spec=spec))
     names = uris(hosted.lease, service, hosting.domain)
     if names:
-        found.append(_ingress(service, namespace, names))
+        found.append(_route(service, hosting, namespace, names))
     return found
 
 
@@ -265,10 +325,19 @@ def _ports(exposes: list[Expose]) -> list[Json]:
     ]
 
 
-def _ingress(service: Service, namespace: str, names: tuple[str, ...]) -> Json:
-    backend = {"service": {"name": service.name, "port": {"number": 80}}}
+def _route(service: Service, hosting: Hosting, namespace: str, names: tuple[str, ...]) -> Json:
+    """How the service is reached by name: an HTTPRoute where the admin names a Gateway, else an Ingress."""
+    if hosting.http_gateway is not None:
+        gateway_namespace, gateway = hosting.http_gateway
+        spec: Json = {
+            "parentRefs": [{"name": gateway, "namespace": gateway_namespace}],
+            "hostnames": list(names),
+            "rules": [{"backendRefs": [{"name": service.name, "port": HTTP_PORT}]}],
+        }
+        return _object(ROUTE_API, "HTTPRoute", service.name, namespace, service=service.name, spec=spec)
+    backend = {"service": {"name": service.name, "port": {"number": HTTP_PORT}}}
     path = {"path": "/", "pathType": "Prefix", "backend": backend}
-    rules = [{"host": name, "http": {"paths": [path]}} for name in names]
-    return _object(
-        "networking.k8s.io/v1", "Ingress", service.name, namespace, service=service.name, spec={"rules": rules}
-    )
+    spec = {"rules": [{"host": name, "http": {"paths": [path]}} for name in names]}
+    if hosting.ingress_class:
+        spec["ingressClassName"] = hosting.ingress_class
+    return _object("networking.k8s.io/v1", "Ingress", service.name, namespace, service=service.name, spec=spec)
