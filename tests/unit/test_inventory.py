@@ -293,8 +293,8 @@ def test_versions_are_held_against_their_own_line(version: str, fixed: list[str]
     [
         ({"gpulease.dev/container-toolkit-version": "1.17.4"}, "containerd://2.1.1", "570.133.20", "Container Toolkit"),
         ({"gpulease.dev/runc-version": "1.1.5"}, "containerd://2.1.1", "570.133.20", "runc 1.1.5"),
-        ({}, "containerd://1.6.20", "570.133.20", "containerd 1.6.20"),
-        ({}, "containerd://1.6.20~ds1", "570.133.20", ""),
+        ({}, "containerd://1.6.20", "570.133.20", ""),
+        ({"gpulease.dev/runc-version": "1.1.5+ds1"}, "containerd://2.1.1", "570.133.20", ""),
         ({}, "containerd://2.1.1", "550.54.15", "driver 550.54.15"),
         ({"nvidia.com/cuda.driver-version.full": "550.54.15"}, "containerd://2.1.1", "", "driver 550.54.15"),
         ({}, "cri-o://1.30.0", "", ""),

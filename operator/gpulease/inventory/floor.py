@@ -24,7 +24,6 @@ RUNC_LABEL = "gpulease.dev/runc-version"
 _DRIVER_LABELS = ("nvidia.com/cuda.driver-version.full", "nvidia.com/cuda.driver.full")
 _NUMBERS = re.compile(r"[0-9]+")
 _DISTRIBUTION = re.compile(r"[~+]|ubuntu|debian|deb[0-9]|\.el[0-9]|amzn")
-_RUNTIME = re.compile(r"containerd://v?([0-9][^ ]*)\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +65,10 @@ def check(
 
 def versions_of(node: Node, facts: NodeFacts | None) -> Mapping[str, str]:
     """By the list's ``source``; what is not known is left out."""
-    runtime = _RUNTIME.match(node.versions.get("containerRuntimeVersion", ""))
     driver = facts.driver_version if facts is not None else ""
     found = {
         "container-toolkit": node.labels.get(TOOLKIT_LABEL, ""),
         "runc": node.labels.get(RUNC_LABEL, ""),
-        "containerd": runtime[1] if runtime else "",
         "driver": driver or next((node.labels[name] for name in _DRIVER_LABELS if node.labels.get(name)), ""),
     }
     return {
