@@ -1,9 +1,9 @@
 """The image's contents, the same for operator/Dockerfile and for the archive that needs no registry.
 
-``stage DIR`` writes what lies on a base at /opt/gpulease: the wheel and the locked packages that it needs at run time (those
-of this interpreter's environment; test and build tools stay out), with an SBOM. ``archive FILE`` adds, as a layer below, a
-minimal root made of this machine's Python and the shared libraries that it and the packages ask for. No compiler, no shell,
-no package manager is in either.
+``stage DIR`` writes what lies on a base at /opt/gpulease: the wheel and the locked packages that it needs at run time
+(those of this interpreter's environment; test and build tools stay out), with an SBOM. ``archive FILE`` adds a layer
+below it: a minimal root of this machine's Python and the shared libraries that it and the packages ask for. No compiler,
+no shell and no package manager is in either.
 """
 
 from __future__ import annotations
@@ -99,9 +99,8 @@ def stage(target: Path, *, python: str) -> None:
         for file in dist.files or ():
             if not _NOT_INSTALLED & set(file.parts):
                 _copy(Path(str(dist.locate_file(file))), site / file)
-    with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(_wheel(Path(folder))) as wheel:
-            wheel.extractall(site)
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_wheel(Path(folder))) as wheel:
+        wheel.extractall(site)
     argv = [sys.executable, "-m", "compileall", "-q", "-j", "2", "--invalidation-mode", "unchecked-hash"]
     # Source that is for another Python stays uncompiled; the root is read-only, so nothing is compiled later.
     subprocess.run([*argv, "-s", str(target), "-p", str(HOME), str(site)], check=False, timeout=300)
@@ -135,7 +134,7 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-# --- a root without a base -----------------------------------------------------------------------------------------------
+# --- a root without a base -------------------------------------------------------------------------------------------
 
 
 def minimal_root(target: Path, *, packages: Path) -> str:
@@ -170,11 +169,11 @@ def _left_out(top: bool, names: Iterable[str]) -> set[str]:
 def _asked_for(objects: Iterable[Path]) -> set[Path]:
     """Shared libraries that the loader finds for ``objects``."""
     argv = ["ldd", *map(str, objects)]
-    told = subprocess.run(argv, capture_output=True, text=True, timeout=120).stdout
+    told = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120).stdout
     return {Path(found) for found in re.findall(r"(?:=>\s+|^\s+)(/\S+) \(0x", told, re.MULTILINE)}
 
 
-# --- archives ------------------------------------------------------------------------------------------------------------
+# --- archives --------------------------------------------------------------------------------------------------------
 
 
 def archive(target: Path, *, names: Sequence[str]) -> float:

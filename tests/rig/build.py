@@ -123,11 +123,13 @@ _HELM = GoProject(
     cgo=False,
     # helm takes the version of the cluster that it renders for from its own build, where there is no cluster.
     ldflags=" ".join(
-        ("-s -w", f"-X helm.sh/helm/v3/internal/version.version={HELM}")
-        + tuple(
-            f"-X helm.sh/helm/v3/pkg/{package}.k8sVersion{part}={value}"
-            for package in ("lint/rules", "chartutil")
-            for part, value in zip(("Major", "Minor"), KUBERNETES.removeprefix("v").split("."), strict=False)
+        (
+            f"-s -w -X helm.sh/helm/v3/internal/version.version={HELM}",
+            *(
+                f"-X helm.sh/helm/v3/pkg/{package}.k8sVersion{part}={value}"
+                for package in ("lint/rules", "chartutil")
+                for part, value in zip(("Major", "Minor"), KUBERNETES.removeprefix("v").split("."), strict=False)
+            ),
         )
     ),
 )
