@@ -2,8 +2,8 @@
 
 ``stage DIR`` writes what lies on a base at /opt/gpulease: the wheel and the locked packages that it needs at run time
 (those of this interpreter's environment; test and build tools stay out), with an SBOM. ``archive FILE`` adds a layer
-below it: a minimal root of this machine's Python and the shared libraries that it and the packages ask for. No compiler,
-no shell and no package manager is in either.
+below it: a minimal root of this machine's Python and the shared libraries that it and the packages ask for. Neither has
+a compiler, a shell or a package manager.
 """
 
 from __future__ import annotations
