@@ -225,8 +225,8 @@ def rights(installed: Installed, space: str) -> None:
     assert installed.may("operator", "get", "secrets", namespace=TENANT)
     assert not installed.may("operator", "list", "secrets", namespace=TENANT)
     assert not installed.may("operator", "get", "secrets", namespace="kube-system")
-    assert installed.may("gateway", "create", "pods/exec", namespace=space)
-    assert not installed.may("gateway", "create", "pods/exec", namespace=SYSTEM)
+    assert installed.may("gateway", "create", "pods", "--subresource=exec", namespace=space)
+    assert not installed.may("gateway", "create", "pods", "--subresource=exec", namespace=SYSTEM)
     for question in (("get", "pods"), ("list", "secrets"), ("list", "nodes")):
         assert not installed.may("agent", *question, namespace=SYSTEM)
     user = f"--as={ACCOUNT}-operator"
