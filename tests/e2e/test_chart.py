@@ -207,9 +207,7 @@ def test_installed_used_upgraded_and_gone(installed: Installed) -> None:
     kubectl("delete", "gpulease", "demo", "-n", TENANT, "--timeout=90s", timeout_s=100)
     until("the lease's namespace going", lambda: not installed.names("namespace", space), timeout_s=90)
     refused = [e["objectRef"] for e in installed.refused(since=since)]
-    print(
-        f"requests of the chart's accounts that were refused in the lease's namespace, as it came and went: {len(refused)}"
-    )
+    print(f"requests of the chart's accounts refused in the lease's namespace, as it came and went: {len(refused)}")
     # A binding takes a moment to reach the authoriser, and goes with its namespace; elsewhere nothing may be missing.
     assert {ref.get("namespace") for ref in refused} <= {space}, refused
     helm("uninstall", "gpulease", "--wait", "--timeout=60s", timeout_s=70)
