@@ -182,7 +182,7 @@ def test_installed_used_upgraded_and_gone(installed: Installed) -> None:
     installed.wallet("tenant", "wallet", TENANT)
     installed.example("provider.yaml")
     token = installed.get("secret", "gpulease-agent-token", "-n", SYSTEM)["data"]
-    words = ("upgrade", "gpulease", str(CHART), "--reuse-values", "--wait", "--timeout=120s")
+    words = ("upgrade", "gpulease", str(CHART), "--reset-then-reuse-values", "--wait", "--timeout=120s")
     helm(*words, "--set", "gateway.providerObject=demo", timeout_s=130)
     assert installed.get("secret", "gpulease-agent-token", "-n", SYSTEM)["data"] == token
     kubectl("wait", "gpuprovider/demo", "-n", SYSTEM, "--for=condition=Ready", "--timeout=60s", timeout_s=70)

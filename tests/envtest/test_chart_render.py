@@ -8,6 +8,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from tests.rig.config import KUBELET_DIR
 from tests.rig.envtest import EnvTest
@@ -20,7 +21,12 @@ Json = dict[str, Any]
 FULL: Json = {
     "gateway": {"providerObject": "demo", "replicas": 2, "blockedHosts": [".example.com"]},
     "devnet": {"enabled": True},
-    "monitoring": {"enabled": True, "labels": {"release": "prometheus"}},
+    "monitoring": {
+        "enabled": True,
+        "labels": {"release": "prometheus"},
+        "runbookBaseUrl": "https://example.com/gpulease",
+        "dashboards": True,
+    },
     "tenant": {"namespaces": ["team-a", "team-b"]},
     "agent": {"dcgmUrl": "http://dcgm.gpu.svc:9400/metrics"},
     "networkPolicy": {"metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
@@ -158,6 +164,24 @@ def test_every_pod_but_the_agents_meets_restricted(rendered: dict[str, list[Json
             if name != "gpulease-agent":
                 assert spec["securityContext"]["runAsNonRoot"] is True, name
                 assert not any("hostPath" in volume for volume in spec.get("volumes", ())), name
+
+
+def test_rules_and_dashboards_arrive_as_they_are(rendered: dict[str, list[Json]]) -> None:
+    bodies = {(b["kind"], b["metadata"]["name"]): b for b in rendered["full"]}
+    source = yaml.safe_load((CHART / "rules" / "gpulease.yaml").read_text())
+    links = json.dumps(source).replace("docs/runbooks/", "https://example.com/gpulease/docs/runbooks/")
+    assert bodies["PrometheusRule", "gpulease"]["spec"] == json.loads(links)
+    files = sorted((CHART / "dashboards").glob("*.json"))
+    assert len(files) == 4
+    for path in files:
+        made = bodies["ConfigMap", f"{path.stem}-dashboard"]
+        assert json.loads(made["data"][path.name]) == json.loads(path.read_text())
+        assert made["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert not any(kind in ("PrometheusRule", "PodMonitor", "ConfigMap") for kind, _ in _names(rendered["defaults"]))
+
+
+def _names(bodies: list[Json]) -> list[tuple[str, str]]:
+    return [(body["kind"], body["metadata"]["name"]) for body in bodies]
 
 
 def test_the_agent_reaches_its_two_folders_and_has_no_token(rendered: dict[str, list[Json]]) -> None:
