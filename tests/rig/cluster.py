@@ -242,6 +242,12 @@ class Rig:
     def kubectl(self, *args: str, input_text: str | None = None, timeout_s: float = 30.0) -> str:
         return self.server.kubectl(*args, input_text=input_text, timeout_s=timeout_s)
 
+    def load_image(self, archive: Path) -> None:
+        """Make an image of a docker archive known to the node."""
+        if self._node is None:
+            raise RigError("the rig is not up")
+        self._node.ctr("images", "import", str(archive), timeout_s=180)
+
     def start_process(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> Process:
         """Start a program whose log lands in ``log_dir`` and which ``down`` ends. A name is free again once ended."""
         process = Process(name, argv, env=env, run_dir=self.run_dir, log_dir=self.log_dir)

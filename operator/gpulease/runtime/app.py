@@ -23,6 +23,7 @@ from gpulease.runtime.market import Market
 from gpulease.runtime.metrics import MetricsServer
 from gpulease.runtime.outside import Network, Outside
 from gpulease.runtime.provider import Providers
+from gpulease.runtime.rights import LeaseRights
 from gpulease.runtime.specs import ChainSpec
 from gpulease.runtime.talks import Talks
 from gpulease.runtime.tenant import Tenants
@@ -78,6 +79,7 @@ class Operator:
             health=self.health,
             namespace=settings.namespace,
             retention_s=settings.closed_lease_retention_s,
+            rights=LeaseRights(cluster, clock, namespace=settings.namespace, bindings=settings.lease_bindings),
         )
         self.tenants = Tenants(cluster, self.hub, Talks(journal), clock, self._outside)
         self.intake = UsageIntake(

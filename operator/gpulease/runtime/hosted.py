@@ -14,7 +14,7 @@ import structlog
 from gpulease.agent.collector import UsageCollector
 from gpulease.chain import codec
 from gpulease.chain.outbox import Priority
-from gpulease.errors import KubeConflict
+from gpulease.errors import KubeConflict, KubeError
 from gpulease.ids import LeaseId
 from gpulease.kube.client import Cluster
 from gpulease.kube.refs import Json, Ref
@@ -29,6 +29,7 @@ from gpulease.runtime.health import DeviceHealth
 from gpulease.runtime.hosted_view import InCluster
 from gpulease.runtime.lease_figures import LeaseFigures
 from gpulease.runtime.provider import Providers, ProviderSite
+from gpulease.runtime.rights import LeaseRights
 from gpulease.runtime.stock import Held
 from gpulease.runtime.work import HostedKey
 from gpulease.store.journal import Journal
@@ -42,6 +43,9 @@ _WITHDRAWN = "withdrawn"
 _TOLD_TO_TENANTS = frozenset({"ApplicationFault", "DeviceFaulty", "DeviceWatched", "NoticeGiven", "WindowRunning"})
 _QUIET_START_S = 8.0
 """A lease that is on its way is not worth a status write until it has taken this long, or has trouble to tell of."""
+
+_LIMITS = frozenset({"NetworkPolicy", "ResourceQuota", "LimitRange", "Secret"})
+"""Kinds that a pod must not be there before."""
 
 
 @dataclass(slots=True)
@@ -74,10 +78,12 @@ class HostedLeases:
         health: DeviceHealth,
         namespace: str,
         retention_s: float,
+        rights: LeaseRights,
     ) -> None:
         self._cluster, self._providers, self._journal = cluster, providers, journal
         self._usage, self._clock, self._health = usage, clock, health
         self._namespace, self._retention_s = namespace, retention_s
+        self._rights = rights
         self._figures = statuses.Figures()
         self.states: dict[LeaseId, str] = {}
         """Last known state, for metrics."""
@@ -112,13 +118,7 @@ class HostedLeases:
         lease, deployment, cluster = await asyncio.gather(
             session.see(session.client.lease(lease_id)),
             session.see(session.client.deployment(lease_id.deployment)),
-            hosted_view.read(
-                self._cluster,
-                lease_id,
-                operator_namespace=self._namespace,
-                hosting=hosting,
-                held=held,
-            ),
+            self._read(lease_id, hosting, held),
         )
         self._note(lease_id.provider, str(lease_id), lease.value)
         money = _money(site, lease, deployment)
@@ -155,6 +155,15 @@ class HostedLeases:
     def _orphan_seen(self, lease_id: str) -> int | None:
         body = self._journal.get(_ORPHAN, lease_id)
         return None if body is None else int(body["height"])
+
+    async def _read(self, lease: LeaseId, hosting: Hosting, held: Held | None) -> InCluster:
+        try:
+            return await hosted_view.read(
+                self._cluster, lease, operator_namespace=self._namespace, hosting=hosting, held=held
+            )
+        except KubeError as error:
+            await self._rights.grant_after(error, lease_namespace(lease))
+            raise
 
     async def _hosting(self, site: ProviderSite) -> Hosting:
         snapshot = await site.stock.snapshot()
@@ -316,13 +325,19 @@ class HostedLeases:
     async def _apply(self, round_: _Round) -> None:
         """Namespace, then what limits it, then what runs in it: a pod must never be there before its limits."""
         write = list(round_.cluster.objects.write)
-        for kinds in (("Namespace",), ("NetworkPolicy", "ResourceQuota", "LimitRange", "Secret")):
-            await asyncio.gather(*(self._cluster.apply(o) for o in write if o["kind"] in kinds))
-            write = [o for o in write if o["kind"] not in kinds]
-        await asyncio.gather(*(self._cluster.apply(o) for o in write))
+        spaces = [o for o in write if o["kind"] == "Namespace"]
+        for space in spaces:
+            await self._cluster.apply(space)
+            await self._rights.grant(round_.namespace)
+        limits = [o for o in write if o["kind"] in _LIMITS]
+        await asyncio.gather(*(self._write(o) for o in limits))
+        await asyncio.gather(*(self._write(o) for o in write if o not in spaces and o not in limits))
         for extra in round_.cluster.objects.remove:
             await self._cluster.delete(Ref.of(extra), uid=str(extra["metadata"]["uid"]))
         log.info("workload applied", lease=str(round_.key.lease), namespace=round_.namespace)
+
+    async def _write(self, wanted: Json) -> Json:
+        return await self._rights.patiently(lambda: self._cluster.apply(wanted))
 
     def _withdraw(self, round_: _Round, key: str) -> None:
         round_.site.session.send(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -164,7 +165,13 @@ class Watcher:
             os.environ["KUBECONFIG"] = self._kubeconfig
         if "KUBECONFIG" in os.environ:
             return kopf.login_with_kubeconfig(**kwargs)
-        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+        found = kopf.login_with_service_account(**kwargs)
+        host, port = (os.environ.get(f"KUBERNETES_SERVICE_{part}", "") for part in ("HOST", "PORT"))
+        if found is not None and host and port:
+            # kopf goes by a name that cluster DNS has to know; the address is in every pod, and our own calls use it.
+            server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+            return dataclasses.replace(found, server=server)
+        return found or kopf.login_with_kubeconfig(**kwargs)
 
     async def _tenant(self, *, body: Mapping[str, Any], type: str, **_: Any) -> None:
         if self._is_news(body, type):
