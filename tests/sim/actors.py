@@ -19,6 +19,7 @@ from gpulease.chain.keys import Key
 from gpulease.chain.tx import Fee, Ordering, build, pack
 from gpulease.devnet.chain import tx_hash
 from gpulease.ids import DeploymentId, LeaseId, OrderId
+from gpulease.market.gpu import kind_of_product, published
 from gpulease.market.model import Bid, BidState, DeploymentState, LeaseState, OrderState, ProviderRecord
 from gpulease.units import NS_PER_S, UACT, Coin, Dec, DecCoin
 from gpulease.workload.compile import compile_services
@@ -250,7 +251,9 @@ class Rival:
         self.host = f"{name}.example"
         self.seen: set[OrderId] = set()
         self.manifests: dict[LeaseId, bytes] = {}
-        record = ProviderRecord(self.account.address, f"https://{self.host}:8443", (), "", "")
+        kind = kind_of_product("NVIDIA-A100-SXM4-80GB")
+        assert kind is not None
+        record = ProviderRecord(self.account.address, f"https://{self.host}:8443", published((kind,)), "", "")
         self._record = codec.provider_record(record, exists=False)
         self._registered = False
 

@@ -115,6 +115,7 @@ class World:
         self.seed, self.shape, self.loop = seed, shape, loop
         self.rng = Random(seed)
         self.faults = Faults(Random(self.rng.random()))
+        self.faults.slow = shape.block_s > 60
         self.block_s = shape.block_s
         self.ceiling = Dec.of(int(2_000_000 * shape.block_s / 3600))
         self.log = LogCapture()
@@ -155,6 +156,7 @@ class World:
         self.lease_blocks = 0
         self.people_rest = False
         self.lose_txs = 0
+        self.skipped_ns = 0
         self.fail_withdrawals = False
         self.failed_txs = 0
         self.settled: Counter[str] = Counter()
@@ -193,7 +195,7 @@ class World:
         return f"sim+{self.loop.time():.3f}"
 
     def make_block(self) -> None:
-        block_ns = max(EPOCH_NS + int(self.loop.time() * NS_PER_S), self.chain.time_ns + 1)
+        block_ns = max(EPOCH_NS + self.skipped_ns + int(self.loop.time() * NS_PER_S), self.chain.time_ns + 1)
         self._meddle()
         with self._failing():
             block = self.chain.apply_block(list(self.chain.mempool.values()), time_ns=block_ns)
@@ -392,6 +394,13 @@ class World:
                     actor.act()
                 for check in self.on_block:
                     check(self.chain.block(self.height))  # type: ignore[arg-type]
+
+    def skip(self, seconds: float) -> None:
+        """So much time has passed for every clock there is, and nothing has happened in it."""
+        self.skipped_ns += int(seconds * NS_PER_S)
+        for process in (self.process, self.gateway.process):
+            if process is not None:
+                process.skew_ns += int(seconds * NS_PER_S)
 
     async def until(self, what: Callable[[], bool], *, blocks: int) -> bool:
         """Whether it comes true within so many blocks."""
