@@ -12,6 +12,7 @@ from gpulease.devnet.chain import BlockResult, tx_hash
 from gpulease.ids import LeaseId
 from gpulease.inventory.devices import LEASE_LABEL
 from gpulease.market.model import BidState, DeploymentState, LeaseState, OrderState
+from gpulease.money.runway import project
 from gpulease.workload.names import lease_namespace
 from tests.fakes.kube_api import NAMESPACE as NAMESPACES
 from tests.fakes.kube_api import POD, Kind, Write
@@ -67,6 +68,8 @@ class Checks:
         self._intents()
         self._deletions()
         self._overdue()
+        if self.looked % 10 == 0:
+            self._unpaid()
         self._oversold()
         self._secrets()
 
@@ -139,6 +142,23 @@ class Checks:
             overdue_s = world.loop.time() - max(fate.closed_s, world.faults.last_s)
             if overdue_s > allowed_s and world.pods_of(id_):
                 self.fail(f"pods of {id_} still run {overdue_s:.0f} s after its close at height {fate.closed}")
+
+    def _unpaid(self) -> None:
+        """An escrow account that has run out is settled at once, and the lease ends with its money."""
+        world = self.world
+        resync = int(world.shape.resync_s / world.block_s) + 10
+        calm = int((world.loop.time() - world.faults.last_s) / world.block_s)
+        if calm <= resync:
+            return
+        for id_, fate in world.fates.items():
+            if fate.closed is not None or id_.provider != world.provider or world.height - fate.created <= resync:
+                continue
+            lease, deployment = drive(world.omni.lease(id_)), drive(world.omni.deployment(id_.deployment))
+            if lease is None or deployment is None or lease.payment is None:
+                continue
+            ends = project(deployment.escrow, [lease.payment], height=world.height).run_out_height
+            if ends is not None and world.height > ends + resync:
+                self.fail(f"{id_} runs {world.height - ends} blocks after its money")
 
     # --- devices -----------------------------------------------------------------------------------------------------
 
