@@ -40,6 +40,7 @@ class Checks:
         self.sent: dict[str, set[str]] = {}
         self.fate: dict[str, dict[str, Any]] = {}
         self.included: dict[str, int] = {}
+        self.landed: dict[str, int] = {}
         self.by_hash: dict[str, str] = {}
         self._touched: set[str] = set()
         self.done = 0
@@ -47,6 +48,8 @@ class Checks:
         self._last_write_s = -1.0
         world.disk.on_put = self._stored
         world.on_block.append(self.block)
+        # Just before a block: the operator has had its time to read the last one.
+        world.before_block.append(self._ledger)
 
     def _stored(self, kind: str, key: str, body: dict[str, Any]) -> None:
         if kind == "outbox":
@@ -58,13 +61,13 @@ class Checks:
 
     def block(self, block: BlockResult) -> None:
         for raw, result in block.txs:
+            hash_ = tx_hash(raw).hex().upper()
+            self.landed[hash_] = block.height
             if result.code == 0:
-                hash_ = tx_hash(raw).hex().upper()
                 self.included[hash_] = block.height
-                if hash_ in self.by_hash:
-                    self._touched.add(self.by_hash[hash_])
+            if hash_ in self.by_hash:
+                self._touched.add(self.by_hash[hash_])
         self.looked += 1
-        self._ledger()
         self._intents()
         self._deletions()
         self._overdue()
@@ -97,9 +100,9 @@ class Checks:
         touched, self._touched = self._touched, set()
         for key in touched:
             hashes = self.sent.get(key, set())
+            if sum(h in self.landed for h in hashes) > 1:
+                self.fail(f"intent {key} is in the chain {sum(h in self.landed for h in hashes)} times")
             landed = [h for h in hashes if h in self.included]
-            if len(landed) > 1:
-                self.fail(f"intent {key} happened {len(landed)} times")
             fate = self.fate[key]
             if landed and fate["state"] in ("refused", "expired"):
                 self.fail(f"intent {key} is called {fate['state']} but is in block {self.included[landed[0]]}")

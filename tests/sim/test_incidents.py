@@ -203,8 +203,8 @@ def test_the_deposit_of_a_lost_bid_comes_home() -> None:
     """akash-network/support#441: deposits of losing bids stayed locked on chain."""
 
     async def story(world: World, _: Checks) -> None:
-        rival = Rival(world, "rival-0", factor=0.1, likes=1.0)
-        world.rivals.append(rival)
+        # With several losers the chain leaves some of them open, deposit and all.
+        world.rivals += [Rival(world, f"rival-{n}", factor=0.1 * (n + 1), likes=1.0) for n in range(3)]
         await world.blocks(3)
         tenants(world, 4)
         assert await world.until(lambda: len(world.fates) == 4, blocks=30)

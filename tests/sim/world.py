@@ -151,6 +151,7 @@ class World:
         self.halted = False
         self.lagging = False
         self._behind: list[BlockResult] = []
+        self.before_block: list[Callable[[], None]] = []
         self.on_block: list[Callable[[BlockResult], None]] = []
         self.restart_s = 2.0
         self.lease_blocks = 0
@@ -389,6 +390,8 @@ class World:
         for _ in range(count):
             await asyncio.sleep(self.block_s)
             if not self.halted:
+                for before in self.before_block:
+                    before()
                 self.make_block()
                 for actor in (*self.rivals, *self.tenants, *(() if self.people_rest else self.people)):
                     actor.act()
