@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any
@@ -26,7 +25,6 @@ from gpulease.chain.events import (
     RawEvent,
     TxOutcome,
 )
-from gpulease.chain.rpc import NodeStatus
 from gpulease.devnet import ante, errors, genesis, router
 from gpulease.devnet import chain as chain_module
 from gpulease.devnet.chain import BlockResult, Devnet, tx_hash
@@ -42,7 +40,7 @@ from gpulease.workload.names import lease_namespace
 from tests.fakes.kube_api import Json, KubeApi
 from tests.fakes.kube_nodes import Controllers, Habits, SimNode
 from tests.sim.actors import API, Account, ChainTenant, KubectlTenant, Rival, drive, key_of, secret_of, wallet_secret
-from tests.sim.chain import ChainNode, SimChainClient, SimRpc, Wire, _Channel
+from tests.sim.chain import ChainNode, Omniscient, SimChainClient, Wire
 from tests.sim.faults import Faults
 from tests.sim.kube import SimWatcher, sim_cluster
 from tests.sim.loop import SimLoop
@@ -176,9 +174,7 @@ class World:
             "node-a": ChainNode("node-a", self.chain, self.chain),
             "node-b": ChainNode("node-b", self.chain, self.replica),
         }
-        self.omni = SimChainClient(self.nodes, ["node-a"], self.chain.chain_id, Instant())  # type: ignore[arg-type]
-        drive(self.omni.open())
-        self.omni._nodes[0].status = NodeStatus(self.chain.chain_id, 1, 1, 1, False)
+        self.omni = Omniscient(self.chain)
         self.chain_spec = {
             "chainID": self.chain.chain_id,
             "endpoints": [{"rpc": f"http://{n}:26657", "grpc": f"{n}:9090"} for n in self.shape.nodes],
@@ -421,20 +417,6 @@ class World:
         return self.api.all(("v1", "Pod"), lease_namespace(lease))
 
 
-class Instant:
-    """The wire of those who see everything at once."""
-
-    class _Now:
-        async def __aenter__(self) -> None:
-            return None
-
-        async def __aexit__(self, *_: object) -> None:
-            return None
-
-    def call(self, *_: object) -> Instant._Now:
-        return Instant._Now()
-
-
 def _outcome(raw: bytes, result: Any) -> TxOutcome:
     events = tuple(RawEvent(e.type, e.attributes) for e in result.events)
     return TxOutcome(tx_hash(raw).hex().upper(), result.code, result.codespace, result.log, result.gas_used, events)
@@ -568,4 +550,4 @@ def simulate(seed: int, shape: Shape, story: Callable[[World], Any]) -> World:
         gc.collect()
 
 
-__all__ = ["LeaseFate", "Shape", "SimRpc", "World", "_Channel", "field", "json", "simulate"]
+__all__ = ["LeaseFate", "Shape", "World", "simulate"]
