@@ -100,9 +100,13 @@ class Checks:
         touched, self._touched = self._touched, set()
         for key in touched:
             hashes = self.sent.get(key, set())
-            if sum(h in self.landed for h in hashes) > 1:
-                self.fail(f"intent {key} is in the chain {sum(h in self.landed for h in hashes)} times")
             landed = [h for h in hashes if h in self.included]
+            heights = sorted(self.landed[h] for h in hashes if h in self.landed)
+            # A batch that fails is taken apart and sent again; what has once succeeded is not.
+            if landed and heights[-1] > self.included[landed[0]]:
+                self.fail(f"intent {key} was sent again after block {self.included[landed[0]]}")
+            if sum(height == self.included[landed[0]] for height in heights) > 1 if landed else False:
+                self.fail(f"intent {key} is twice in block {self.included[landed[0]]}")
             fate = self.fate[key]
             if landed and fate["state"] in ("refused", "expired"):
                 self.fail(f"intent {key} is called {fate['state']} but is in block {self.included[landed[0]]}")
