@@ -42,6 +42,7 @@ class Chain:
 
     def __init__(self, height: int, balances: dict[str, int] | None = None) -> None:
         self.height, self._balances = height, balances or {}
+        self.floor_height, self.earliest_height = 0, 1
 
     async def status(self) -> Any:
         return SimpleNamespace(height=self.height)
@@ -87,13 +88,20 @@ async def test_reader_reads_a_block_again_when_its_cursor_was_refused() -> None:
     assert (seen, cursor[0]) == ([2, 2], 2)
 
 
-async def test_broadcaster_survives_a_refused_write() -> None:
-    def refuse(_: object) -> Any:
-        raise StoreError("disk full")
+class Refusing:
+    """An outbox none of whose calls the store will have."""
 
+    def __getattr__(self, _: str) -> Any:
+        def refuse(*_: object) -> Any:
+            raise StoreError("disk full")
+
+        return refuse
+
+
+async def test_broadcaster_survives_a_refused_write() -> None:
     sender = Broadcaster(
         client=Chain(1),  # type: ignore[arg-type]
-        outbox=SimpleNamespace(outbox_open=refuse),  # type: ignore[arg-type]
+        outbox=Refusing(),  # type: ignore[arg-type]
         signer=Key(b"\x11" * 32),
         clock=SimpleNamespace(now_ns=lambda: 0, sleep=nothing),
         chain_time_ns=lambda: 1,
