@@ -19,6 +19,7 @@ from gpulease.chain.keys import Key
 from gpulease.chain.tx import Fee, Ordering, build, pack
 from gpulease.devnet.chain import tx_hash
 from gpulease.ids import DeploymentId, LeaseId, OrderId
+from gpulease.market.gpu import kind_of_product, published
 from gpulease.market.model import Bid, BidState, DeploymentState, LeaseState, OrderState, ProviderRecord
 from gpulease.units import NS_PER_S, UACT, Coin, Dec, DecCoin
 from gpulease.workload.compile import compile_services
@@ -137,6 +138,7 @@ class ChainTenant:
         self.sending = False
         self.began = self.leased_at = 0
         self.done = self.settled = False
+        self._next_look = self._topped = 0
 
     @property
     def ceiling(self) -> Dec:
@@ -152,7 +154,7 @@ class ChainTenant:
 
     def act(self) -> None:
         """Once per block."""
-        if self.done:
+        if self.done or self.world.height < self._next_look:
             return
         if self.id is None:
             if not self.settled:
@@ -176,6 +178,7 @@ class ChainTenant:
         if self.settled:
             return
         self.settled = True
+        self._next_look = 0
         lease = drive(self.world.omni.lease(self.lease)) if self.lease is not None else None
         if lease is not None and lease.state is LeaseState.ACTIVE and not self.done:
             amount = Coin(UACT, (lease.price.amount.truncate() + 1) * 4000)
@@ -216,7 +219,7 @@ class ChainTenant:
             self.done = not self.habit.closes
             return
         age = self.world.height - self.leased_at
-        if self.habit.updates and not self.settled and age == self.habit.life // 2 and self.version == 0:
+        if self.habit.updates and not self.settled and age >= self.habit.life // 2 and self.version == 0:
             self.version = 1
             _, _, hash_ = self.manifest()
             self.account.send(codec.update_deployment(self.lease.deployment, hash_=hash_))
@@ -229,8 +232,12 @@ class ChainTenant:
                 self.account.send(codec.close_deployment(self.lease.deployment))
             else:
                 self.done = True
-        elif self.habit.tops_up and self.habit.life > self.habit.deposit_blocks and age % 20 == 19:
+        elif self.habit.tops_up and self.habit.life > self.habit.deposit_blocks and age - self._topped >= 20:
+            self._topped = age
             self._top_up(lease, deployment)
+        elif not due and not self.settled and age < self.habit.life - 6:
+            # Nothing to do for a while.
+            self._next_look = self.world.height + 5
 
     def _top_up(self, lease: Any, deployment: Any) -> None:
         rate = lease.price.amount.truncate() + 1
@@ -250,7 +257,9 @@ class Rival:
         self.host = f"{name}.example"
         self.seen: set[OrderId] = set()
         self.manifests: dict[LeaseId, bytes] = {}
-        record = ProviderRecord(self.account.address, f"https://{self.host}:8443", (), "", "")
+        kind = kind_of_product("NVIDIA-A100-SXM4-80GB")
+        assert kind is not None
+        record = ProviderRecord(self.account.address, f"https://{self.host}:8443", published((kind,)), "", "")
         self._record = codec.provider_record(record, exists=False)
         self._registered = False
 

@@ -7,7 +7,7 @@ call is decided per call: no answer, an error page, or no answer although the tr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Generator, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from gpulease.chain.client import HEIGHT_KEY, ChainClient, Endpoint, _Node
+from gpulease.chain.client import HEIGHT_KEY, ChainClient, Endpoint
+from gpulease.chain.nodes import Node
 from gpulease.chain.rpc import NodeStatus, RpcEndpoint
 from gpulease.devnet import errors
 from gpulease.devnet.chain import Devnet
@@ -51,6 +52,7 @@ class SimRpc(RpcEndpoint):
 
     def __init__(self, node: ChainNode, wire: Wire) -> None:
         self.url, self._node, self._wire = f"http://{node.name}:26657", node, wire
+        self._chain_id = node.main.chain_id
 
     async def call(self, method: str, **params: Any) -> Any:
         async with self._wire.call(self._node, method):
@@ -94,12 +96,25 @@ class SimRpc(RpcEndpoint):
             self._node.wakes.pop(id(wake), None)
 
 
+class _Asked:
+    """A gRPC call under way: its answer, and the metadata that comes with it."""
+
+    def __init__(self, answer: Coroutine[Any, Any, Any], node: ChainNode) -> None:
+        self._answer, self._node = answer, node
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._answer.__await__()
+
+    async def initial_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ((HEIGHT_KEY, str(self._node.view.height)),)
+
+
 class _Channel:
     def __init__(self, node: ChainNode, wire: Wire) -> None:
         self._node, self._wire = node, wire
 
     def unary_unary(self, method: str, *, request_serializer: Any, response_deserializer: Any) -> Any:
-        async def stub(request: Any, *, timeout: float, metadata: Any = None) -> Any:
+        async def ask(request: Any, metadata: Any) -> Any:
             height = next((int(value) for key, value in metadata or () if key == HEIGHT_KEY), None)
             try:
                 async with self._wire.call(self._node, method):
@@ -109,6 +124,9 @@ class _Channel:
             except ChainUnreachable as error:
                 raise _rpc_error(grpc.StatusCode.UNAVAILABLE, str(error)) from None
             return response_deserializer(raw)
+
+        def stub(request: Any, *, timeout: float, metadata: Any = None) -> _Asked:
+            return _Asked(ask(request, metadata), self._node)
 
         return stub
 
@@ -171,10 +189,26 @@ class SimChainClient(ChainClient):
 
     async def open(self) -> None:
         channels: list[Any] = [_Channel(node, self._wire) for node in self._sim]
-        self._nodes = [
-            _Node(endpoint, SimRpc(node, self._wire), channel)
+        self._nodes.all = [
+            Node(endpoint, SimRpc(node, self._wire), channel)
             for endpoint, node, channel in zip(self.endpoints, self._sim, channels, strict=True)
         ]
 
     async def close(self) -> None:
         return None
+
+
+class Omniscient(ChainClient):
+    """The chain as it is, at once: for actors and checks."""
+
+    def __init__(self, chain: Devnet) -> None:
+        super().__init__([], chain.chain_id)
+        self._chain = chain
+
+    async def _query(self, method: str, request: Any, response: type[Any], *, height: int | None = None) -> Any:
+        try:
+            return response.FromString(self._chain.query(method, request.SerializeToString()))
+        except errors.QueryError as error:
+            if error.code == errors.NOT_FOUND or "not found" in error.message or "unknown" in error.message:
+                return None
+            raise

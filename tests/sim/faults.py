@@ -20,6 +20,8 @@ class Faults:
     switches: set[str] = field(default_factory=set)
     struck: Counter[str] = field(default_factory=Counter)
     last_s: float = 0.0
+    slow: bool = False
+    """A world of slow blocks: who does not answer lets one wait, so that hours of it cost few tries."""
 
     def on(self, name: str) -> bool:
         if name not in self.switches:

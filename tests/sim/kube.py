@@ -39,7 +39,7 @@ class SimTransport(Transport):
         self._process.step(f"before {method} {path}")
         await asyncio.sleep(0.001 + 0.02 * self._rng.random())
         if faults.on("kube-down"):
-            await asyncio.sleep(min(0.5, self._policy.attempt_s))
+            await asyncio.sleep(self._policy.attempt_s if faults.slow else 0.5)
             raise aiohttp.ClientConnectionError("connection refused")
         if faults.die("kube-lost-request"):
             await asyncio.sleep(self._policy.attempt_s)

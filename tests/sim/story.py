@@ -14,15 +14,15 @@ from tests.sim.world import Shape, World, simulate
 DICE = {
     "kube-lost-request": 0.01,
     "kube-lost-answer": 0.01,
-    "kube-429": 0.03,
-    "kube-500": 0.02,
+    "kube-429": 0.01,
+    "kube-500": 0.01,
     "kube-409": 0.02,
     "kube-denied": 0.01,
     "watch-broken": 0.01,
     "watch-twice": 0.05,
     "chain-lost-request": 0.01,
     "chain-lost-answer": 0.02,
-    "chain-5xx": 0.03,
+    "chain-5xx": 0.02,
     "gateway-lost-answer": 0.1,
 }
 SWITCHES = ("kube-down", "watch-silent", "node-a-down", "node-b-down", "chain-down", "gateway-down", "hints-silent")

@@ -28,8 +28,8 @@ class Share:
 
 # Short and stormy at the real pace, and long lives of many leases.
 SHARES = (
-    (Share(1, 3, 0.03, 6), Share(1000, 5, 0.3, 60)),
-    (Share(2000, 6, 1.5, 300), Share(3000, 4, 0.3, 60)),
+    (Share(1, 2, 0.03, 6), Share(1000, 5, 0.25, 60)),
+    (Share(2000, 5, 1.5, 300), Share(3000, 4, 0.25, 60)),
 )
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any
@@ -26,7 +25,6 @@ from gpulease.chain.events import (
     RawEvent,
     TxOutcome,
 )
-from gpulease.chain.rpc import NodeStatus
 from gpulease.devnet import ante, errors, genesis, router
 from gpulease.devnet import chain as chain_module
 from gpulease.devnet.chain import BlockResult, Devnet, tx_hash
@@ -42,7 +40,7 @@ from gpulease.workload.names import lease_namespace
 from tests.fakes.kube_api import Json, KubeApi
 from tests.fakes.kube_nodes import Controllers, Habits, SimNode
 from tests.sim.actors import API, Account, ChainTenant, KubectlTenant, Rival, drive, key_of, secret_of, wallet_secret
-from tests.sim.chain import ChainNode, SimChainClient, SimRpc, Wire, _Channel
+from tests.sim.chain import ChainNode, Omniscient, SimChainClient, Wire
 from tests.sim.faults import Faults
 from tests.sim.kube import SimWatcher, sim_cluster
 from tests.sim.loop import SimLoop
@@ -115,6 +113,7 @@ class World:
         self.seed, self.shape, self.loop = seed, shape, loop
         self.rng = Random(seed)
         self.faults = Faults(Random(self.rng.random()))
+        self.faults.slow = shape.block_s > 60
         self.block_s = shape.block_s
         self.ceiling = Dec.of(int(2_000_000 * shape.block_s / 3600))
         self.log = LogCapture()
@@ -150,11 +149,13 @@ class World:
         self.halted = False
         self.lagging = False
         self._behind: list[BlockResult] = []
+        self.before_block: list[Callable[[], None]] = []
         self.on_block: list[Callable[[BlockResult], None]] = []
         self.restart_s = 2.0
         self.lease_blocks = 0
         self.people_rest = False
         self.lose_txs = 0
+        self.skipped_ns = 0
         self.fail_withdrawals = False
         self.failed_txs = 0
         self.settled: Counter[str] = Counter()
@@ -173,9 +174,7 @@ class World:
             "node-a": ChainNode("node-a", self.chain, self.chain),
             "node-b": ChainNode("node-b", self.chain, self.replica),
         }
-        self.omni = SimChainClient(self.nodes, ["node-a"], self.chain.chain_id, Instant())  # type: ignore[arg-type]
-        drive(self.omni.open())
-        self.omni._nodes[0].status = NodeStatus(self.chain.chain_id, 1, 1, 1, False)
+        self.omni = Omniscient(self.chain)
         self.chain_spec = {
             "chainID": self.chain.chain_id,
             "endpoints": [{"rpc": f"http://{n}:26657", "grpc": f"{n}:9090"} for n in self.shape.nodes],
@@ -193,7 +192,7 @@ class World:
         return f"sim+{self.loop.time():.3f}"
 
     def make_block(self) -> None:
-        block_ns = max(EPOCH_NS + int(self.loop.time() * NS_PER_S), self.chain.time_ns + 1)
+        block_ns = max(EPOCH_NS + self.skipped_ns + int(self.loop.time() * NS_PER_S), self.chain.time_ns + 1)
         self._meddle()
         with self._failing():
             block = self.chain.apply_block(list(self.chain.mempool.values()), time_ns=block_ns)
@@ -387,11 +386,20 @@ class World:
         for _ in range(count):
             await asyncio.sleep(self.block_s)
             if not self.halted:
+                for before in self.before_block:
+                    before()
                 self.make_block()
                 for actor in (*self.rivals, *self.tenants, *(() if self.people_rest else self.people)):
                     actor.act()
                 for check in self.on_block:
                     check(self.chain.block(self.height))  # type: ignore[arg-type]
+
+    def skip(self, seconds: float) -> None:
+        """So much time has passed for every clock there is, and nothing has happened in it."""
+        self.skipped_ns += int(seconds * NS_PER_S)
+        for process in (self.process, self.gateway.process):
+            if process is not None:
+                process.skew_ns += int(seconds * NS_PER_S)
 
     async def until(self, what: Callable[[], bool], *, blocks: int) -> bool:
         """Whether it comes true within so many blocks."""
@@ -407,20 +415,6 @@ class World:
 
     def pods_of(self, lease: LeaseId) -> list[Json]:
         return self.api.all(("v1", "Pod"), lease_namespace(lease))
-
-
-class Instant:
-    """The wire of those who see everything at once."""
-
-    class _Now:
-        async def __aenter__(self) -> None:
-            return None
-
-        async def __aexit__(self, *_: object) -> None:
-            return None
-
-    def call(self, *_: object) -> Instant._Now:
-        return Instant._Now()
 
 
 def _outcome(raw: bytes, result: Any) -> TxOutcome:
@@ -556,4 +550,4 @@ def simulate(seed: int, shape: Shape, story: Callable[[World], Any]) -> World:
         gc.collect()
 
 
-__all__ = ["LeaseFate", "Shape", "SimRpc", "World", "_Channel", "field", "json", "simulate"]
+__all__ = ["LeaseFate", "Shape", "World", "simulate"]

@@ -45,6 +45,7 @@ HEIGHT_KEY = "x-cosmos-block-height"
 """In a request's metadata: answer from the state at this height, or not at all (cosmos-sdk baseapp)."""
 _STALE_PAUSE_S = 0.05
 _NOT_FOUND_WORDS = ("not found", "unknown")
+_NO_STATE_WORDS = ("failed to load state", "height in the future")
 _SILENT = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -250,9 +251,14 @@ class ChainClient:
             value = await call
         except grpc.aio.AioRpcError as error:
             words = error.details() or ""
-            missing = error.code() is grpc.StatusCode.NOT_FOUND or (
-                error.code() is grpc.StatusCode.UNKNOWN and any(w in words for w in _NOT_FOUND_WORDS)
+            # A height whose state a node no longer has is "not found" too, and says nothing about what is asked for.
+            no_state = asked_height is not None and any(w in words for w in _NO_STATE_WORDS)
+            missing = not no_state and (
+                error.code() is grpc.StatusCode.NOT_FOUND
+                or (error.code() is grpc.StatusCode.UNKNOWN and any(w in words for w in _NOT_FOUND_WORDS))
             )
+            if no_state:
+                raise ChainError(f"{method}: {words}") from error
             if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
                 raise ChainError(f"{method}: {words}") from error
             if not missing:

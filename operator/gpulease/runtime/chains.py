@@ -20,7 +20,7 @@ from gpulease.chain.client import ChainClient
 from gpulease.chain.events import Block, ChainEvent
 from gpulease.chain.keys import Key
 from gpulease.chain.outbox import Entry, Intent, Priority, State
-from gpulease.chain.reader import BlockReader, Tip
+from gpulease.chain.reader import RESYNC_BLOCKS, BlockReader, Tip
 from gpulease.chain.tx import pack
 from gpulease.errors import ChainError, ChainUnreachable
 from gpulease.planning import Seen
@@ -120,7 +120,7 @@ class ChainSession:
         """Transactions by kind and outcome: included, failed (in a block, with a code), refused, expired."""
         self.ledger_difference: dict[str, dict[str, int]] | None = None
         """Chain minus ledger by account at the last comparison; None before the first."""
-        self._compared_entries = -1
+        self._compared_entries, self._compared_height = -1, 0
 
     @property
     def tip(self) -> Tip:
@@ -164,9 +164,12 @@ class ChainSession:
             await self._clock.sleep(self._pace.chain_poll_s if waiting else self._pace.books_s)
 
     async def _compare_books(self) -> None:
-        """Hold the ledger against the bank after every change; a difference is told, never mended by itself."""
-        entries = len(self.books.ledger)
-        if entries == self._compared_entries:
+        """Hold the ledger against the bank after every change, and now and then, for what the ledger may have missed.
+
+        A difference is told, never mended by itself.
+        """
+        entries, height = len(self.books.ledger), self.books.height
+        if entries == self._compared_entries and height < self._compared_height + RESYNC_BLOCKS:
             return
         try:
             found = await self.books.difference(self.client)
@@ -176,6 +179,7 @@ class ChainSession:
         if found is None:
             return
         self._compared_entries, self.ledger_difference = entries, found
+        self._compared_height = height
         wrong = {account: difference for account, difference in found.items() if difference}
         if wrong:
             log.error("ledger differs from the chain", chain=self.spec.chain_id, difference=wrong)

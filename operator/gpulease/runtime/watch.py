@@ -45,15 +45,20 @@ class ManifestWatch:
 
     def __init__(self, cluster: Cluster, *, namespace: str, enqueue: Enqueue) -> None:
         self._cluster, self._namespace, self._enqueue = cluster, namespace, enqueue
+        self._versions: dict[str, str] = {}
 
     async def run(self) -> None:
-        """Until cancelled: list, follow until the stream ends, list again."""
+        """Until cancelled: list, follow until the stream ends, list again. What was told is not told again."""
         labels = {MANIFEST_LABEL: "true"}
         while True:
             try:
                 found = await self._cluster.list("v1", "Secret", namespace=self._namespace, labels=labels)
+                versions = {str(b["metadata"]["name"]): str(b["metadata"]["resourceVersion"]) for b in found.items}
                 for body in found.items:
-                    self._tell(body)
+                    name = str(body["metadata"]["name"])
+                    if self._versions.get(name) != versions[name]:
+                        self._tell(body)
+                self._versions = versions
                 stream = self._cluster.watch(
                     "v1",
                     "Secret",
