@@ -56,7 +56,8 @@ demo: ## the whole story of one lease on a real cluster on this machine (needs r
 demo-down: ## remove what an aborted demo left
 	@bash tools/demo.sh down
 
-bench: setup ## the figures of the main story on the rig, beside their bars (needs root)
+bench: setup ## figures beside their bars: single parts, then the main story on the rig (needs root)
+	$(PYTEST) tests/perf -q
 	PYTHONPATH=operator $(PY) -m tests.bench
 
 sim: setup ## the simulator: SEED, SEEDS, DAYS, BLOCK_S, ARGS (docs/dev/simulation.md)
