@@ -188,6 +188,7 @@ drains = maybe(st.builds(lease.DrainView, st.sampled_from([(), ("n1",), ("n1", "
 HOSTED_PARTS: dict[str, st.SearchStrategy[Any]] = {
     "id": st.just(BIDS[0]),
     "now_ns": now_ns,
+    "up_since_ns": now_ns,
     "height": heights,
     "block_time_ns": block_times_ns,
     "lease": maybe(seen(maybe(leases))),

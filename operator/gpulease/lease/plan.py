@@ -208,6 +208,13 @@ def _live(seen: ObservedLease, policy: Policy, lease: Lease) -> Plan:
     return _deployed(seen, actions, paid)
 
 
+def _waited_s(seen: ObservedLease, lease: Lease) -> float:
+    """How long the tenant had a provider to send the manifest to: our own outages do not count."""
+    on_chain_s = (seen.height - lease.created_at) * seen.block_time_ns / NS_PER_S
+    noticed_ns = seen.hosted.noticed_at_ns if seen.hosted is not None else seen.now_ns
+    return min(on_chain_s, (seen.now_ns - max(noticed_ns, seen.up_since_ns)) / NS_PER_S)
+
+
 def _awaiting_manifest(
     seen: ObservedLease, policy: Policy, lease: Lease, actions: list[Action], paid: tuple[Condition, ...]
 ) -> Plan:
@@ -217,7 +224,7 @@ def _awaiting_manifest(
         )
         missing = Condition.false("ManifestReceived", "ManifestMissing", words)
         return Plan(tuple(actions), conditions=(missing, *paid), requeue_after_s=30.0)
-    waited_s = (seen.height - lease.created_at) * seen.block_time_ns / NS_PER_S
+    waited_s = _waited_s(seen, lease)
     # Unknown is not empty: while the cluster does not answer, something may run. Nor is a lease given up in the very
     # step that takes notice of it, as after a long outage.
     if waited_s >= policy.manifest_timeout_s and seen.workload is not None and seen.hosted is not None:

@@ -37,6 +37,8 @@ class HostedView:
     status: dict[str, Any]
     closed_seen_height: int | None = None
     closed_at_ns: int | None = None
+    noticed_at_ns: int = 0
+    """When the object was made: from then on the lease was known here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ class ObservedLease:
     drain: DrainView | None = None
     orphan_seen_height: int | None = None
     """Height of the chain's first answer that it knows no such lease, while a namespace of it is here."""
+    up_since_ns: int = 0
+    """When this operator started: what did not come before may have had nobody to come to."""
 
 
 @dataclass(frozen=True, slots=True)

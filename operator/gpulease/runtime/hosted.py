@@ -84,6 +84,7 @@ class HostedLeases:
         self._usage, self._clock, self._health = usage, clock, health
         self._namespace, self._retention_s = namespace, retention_s
         self._rights = rights
+        self._up_since_ns = clock.now_ns()
         self._figures = statuses.Figures()
         self.states: dict[LeaseId, str] = {}
         """Last known state, for metrics."""
@@ -137,6 +138,7 @@ class HostedLeases:
             block_time_ns=session.tip.block_time_ns,
             lease=lease,
             deployment=deployment,
+            up_since_ns=self._up_since_ns,
             hosted_known=True,
             hosted=cluster.hosted,
             manifest_known=True,

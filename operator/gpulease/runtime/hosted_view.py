@@ -131,8 +131,13 @@ def hosted_view(body: Json) -> HostedView:
         generation=int(body["metadata"].get("generation", 1)),
         status=raw,
         closed_seen_height=raw.get("closedSeenHeight"),
-        closed_at_ns=None if not closed else int(datetime.fromisoformat(closed).timestamp()) * NS_PER_S,
+        closed_at_ns=_ns(closed) if closed else None,
+        noticed_at_ns=_ns(str(body["metadata"]["creationTimestamp"])) if "creationTimestamp" in body["metadata"] else 0,
     )
+
+
+def _ns(stamp: str) -> int:
+    return int(datetime.fromisoformat(stamp).timestamp()) * NS_PER_S
 
 
 def manifest_view(secret: Json | None) -> tuple[ManifestView | None, ManifestGroup | None]:
