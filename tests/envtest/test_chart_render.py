@@ -101,7 +101,8 @@ def test_every_variant_is_valid(rendered: dict[str, list[Json]]) -> None:
 def test_a_real_api_server_takes_them(envtest: EnvTest, rendered: dict[str, list[Json]]) -> None:
     """Also what no schema says: names, selectors, the admission policy's expressions."""
     for namespace in ("gpulease-system", "team-a", "team-b"):
-        envtest.kubectl("create", "namespace", namespace)
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+        envtest.kubectl("apply", "-f", "-", input_text=json.dumps(body))
     for name in ("full", "tenant", "mounted"):
         bodies = [body for body in rendered[name] if not body["apiVersion"].startswith("monitoring.coreos.com/")]
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": bodies})

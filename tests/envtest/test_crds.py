@@ -57,7 +57,9 @@ def api(envtest: EnvTest) -> EnvTest:
         envtest.kubectl("apply", "-f", str(path))
     envtest.kubectl("wait", "--for=condition=Established", *(f"crd/{_crd(p)['metadata']['name']}" for p in _FILES))
     for namespace in ("crd-test", "team-a", "gpulease-system"):
-        envtest.kubectl("create", "namespace", namespace)
+        # Another test of the session may have made it already.
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+        envtest.kubectl("apply", "-f", "-", input_text=json.dumps(body))
     for kind, name in (
         ("GPULease", "minimal"),
         ("GPULease", "inference"),

@@ -97,7 +97,13 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def shop(envtest: EnvTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """On an API server of its own: what other tests leave in the session's would be this operator's too."""
+    with EnvTest() as envtest:
+        yield from _shop(envtest, tmp_path_factory)
+
+
+def _shop(envtest: EnvTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     folder = tmp_path_factory.mktemp("depth")
     (folder / "logs").mkdir()
     (folder / "run").mkdir()

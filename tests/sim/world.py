@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from random import Random
 from typing import Any
@@ -110,6 +111,7 @@ class World:
     """Built inside a :class:`SimLoop`; :meth:`run` moves it block by block."""
 
     def __init__(self, seed: int, shape: Shape, loop: SimLoop) -> None:
+        self.skipped_ns = 0
         self.seed, self.shape, self.loop = seed, shape, loop
         self.rng = Random(seed)
         self.faults = Faults(Random(self.rng.random()))
@@ -155,7 +157,6 @@ class World:
         self.lease_blocks = 0
         self.people_rest = False
         self.lose_txs = 0
-        self.skipped_ns = 0
         self.fail_withdrawals = False
         self.failed_txs = 0
         self.settled: Counter[str] = Counter()
@@ -189,7 +190,8 @@ class World:
         return Account(self, name)
 
     def _stamp(self) -> str:
-        return f"sim+{self.loop.time():.3f}"
+        seconds = (EPOCH_NS + self.skipped_ns) // NS_PER_S + int(self.loop.time())
+        return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def make_block(self) -> None:
         block_ns = max(EPOCH_NS + self.skipped_ns + int(self.loop.time() * NS_PER_S), self.chain.time_ns + 1)
