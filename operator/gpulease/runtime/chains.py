@@ -36,8 +36,6 @@ from gpulease.units import Dec
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 MOST_SESSIONS = 16
-NOT_READ_YET = "ChainUnknown"
-_UNMEASURED = "BlockTimeUnknown"
 MOST_TRIES = 8
 _FIRST_PAUSE_BLOCKS = 5
 _TRIES = "intent-tries"
@@ -130,13 +128,8 @@ class ChainSession:
     def problem(self) -> tuple[str, str] | None:
         """(reason, sentence) while the chain cannot be used."""
         if self.tip.problem is None and not self.tip.measured:
-            return (_UNMEASURED, "The pace of the chain's blocks is being measured; prices depend on it.")
+            return ("BlockTimeUnknown", "The pace of the chain's blocks is being measured; prices depend on it.")
         return self.tip.problem
-
-    @property
-    def starting(self) -> bool:
-        """Nothing is wrong, there just was no time yet to read the chain."""
-        return self.problem is not None and self.problem[0] in (NOT_READ_YET, _UNMEASURED)
 
     async def run(self) -> None:
         await self.client.open()

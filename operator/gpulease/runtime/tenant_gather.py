@@ -69,9 +69,7 @@ class Gatherer:
         if isinstance(wallet, tuple):
             return Round(key, body, self._without_wallet(body, dseq, spec.wanted, wallet), spec, session)
         session.account(wallet)
-        # A chain that was not read yet is no news: the object's status stands until it was, or could not be.
-        problem = None if session.starting else session.problem
-        seen = self._base(body, spec.wanted, s.WalletView(wallet.address), problem)
+        seen = self._base(body, spec.wanted, s.WalletView(wallet.address), session.problem)
         round_ = Round(key, body, seen, spec, session, wallet)
         if dseq is not None:
             id_ = DeploymentId(wallet.address, dseq)

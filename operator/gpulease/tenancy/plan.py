@@ -40,6 +40,8 @@ from gpulease.units import UACT, UAKT, uact_to_usd
 _SOON_S = 1.0
 _RETRY_S = 5.0
 _SLOW_S = 30.0
+_STARTING = ("ChainUnknown", "BlockTimeUnknown")
+"""A chain that was not read yet is no news: nothing is said, claimed or sent until it was, or could not be."""
 _SILENCE = ("ChainUnreachable", "ChainWentBack")
 _ORDER_ANEW = "Delete this object and apply it again to order anew."
 FEE_RESERVE_UAKT = 50_000
@@ -57,6 +59,8 @@ def decide(seen: ObservedTenant) -> Plan:
         return _stuck(seen, reason, words, TenantState.PENDING, _SLOW_S, Condition.false("WalletReady", reason, words))
     if seen.chain_problem is not None:
         reason, words = seen.chain_problem
+        if reason in _STARTING:
+            return Plan(requeue_after_s=_SOON_S)
         return _stuck(seen, reason, words, None, _RETRY_S)
     if not seen.finalizer_held or seen.deployment_id is None:
         return Plan((Claim(),), requeue_after_s=_SOON_S)
@@ -101,6 +105,8 @@ def _deleting(seen: ObservedTenant) -> Plan:
         return _stuck(seen, reason, f"{words} {way_out}", TenantState.CLOSING, _SLOW_S)
     if seen.chain_problem is not None:
         reason, words = seen.chain_problem
+        if reason in _STARTING:
+            return Plan(requeue_after_s=_SOON_S)
         return _stuck(seen, reason, f"{words} {way_out}", TenantState.CLOSING, _RETRY_S)
     if seen.deployment is None:
         return Plan(requeue_after_s=_RETRY_S)
