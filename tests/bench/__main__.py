@@ -25,6 +25,8 @@ BURSTS = 5
 BURST = 20
 LEASES = 20
 QUIET_S = 60.0
+_BETWEEN_S = 2.5
+"""Between two leases: one's containers start while the next one is leased, as on a busy provider, but no heap of them."""
 _OPERATOR = "gpulease-operator"
 
 
@@ -131,7 +133,7 @@ class Bench:
         known = {x.key for x in self._leases()}
         for name in names:
             lease(self.stack, name, _small)
-            time.sleep(1.3)
+            time.sleep(_BETWEEN_S)
         for name in names:
             wait_ready(self.stack, name)
         took_s = [self._pod_after_s(x) for x in self._leases() if x.key not in known]
