@@ -26,7 +26,7 @@ BURST = 20
 LEASES = 20
 QUIET_S = 60.0
 _BETWEEN_S = 2.5
-"""Between two leases: one's containers start while the next one is leased, as on a busy provider, but no heap of them."""
+"""Between two leases: containers of one may start while the next is leased, but not those of many."""
 _OPERATOR = "gpulease-operator"
 
 
